@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Every struct, enum and number that the kernel programs share with Go.
+ *
+ * bpf2go turns this file into internal/abi, so there is one definition. For
+ * that to work it holds no unions, no bitfields and no implicit padding;
+ * padding is named `pad` and always zero, because hash keys compare bytes.
+ * Addresses and ports are in network byte order, everything else in host
+ * order. Changing a layout means a new ABI_LAYOUT and a migration.
+ */
+#ifndef BEELINE_ABI_H
+#define BEELINE_ABI_H
+
+#include "compiler.h"
+
+/* Version of every layout below; part of the pin path. */
+#define ABI_LAYOUT 1
+
+/* An IPv6 address, or an IPv4 one as ::ffff:a.b.c.d: one width for both. */
+struct ip_addr {
+	__be32 word[4];
+};
+_Static_assert(sizeof(struct ip_addr) == 16, "ip_addr");
+
+/*
+ * Where a Service port is reached. A key with port 0 and protocol 0 stands
+ * for the address as such: it decides about ports that the Service does not
+ * have. Written by the agent only.
+ */
+struct frontend_key {
+	struct ip_addr addr;
+	__be16 port;
+	__u8 protocol; /* IPPROTO_* */
+	__u8 pad;
+};
+_Static_assert(sizeof(struct frontend_key) == 20, "frontend_key");
+
+enum frontend_flag {
+	FRONTEND_CLUSTER_IP = 1 << 0,
+	FRONTEND_NODE_PORT = 1 << 1,
+	FRONTEND_LOAD_BALANCER = 1 << 2,
+	FRONTEND_EXTERNAL_IP = 1 << 3,
+	/* The key is an address without a port: refuse what reaches it. */
+	FRONTEND_ADDRESS = 1 << 4,
+	/* Clients inside (outside) the cluster may only reach local backends. */
+	FRONTEND_INTERNAL_LOCAL = 1 << 5,
+	FRONTEND_EXTERNAL_LOCAL = 1 << 6,
+	/* Only some clients may pass; the socket layer does not know a client's
+	 * address yet and leaves such frontends to the packet path. */
+	FRONTEND_SOURCE_RANGES = 1 << 7,
+};
+
+struct frontend {
+	__u32 service;	     /* index of the Service port; see SET_OF() */
+	__u32 flags;	     /* enum frontend_flag */
+	__u32 affinity_secs; /* session affinity: idle timeout; 0 = none */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct frontend) == 16, "frontend");
+
+/*
+ * A backend set is one word, so that one store publishes a new one:
+ * bits 0..31 the first slot, bits 32..63 how many slots follow. A count of 0
+ * means that nothing may be picked; the low half then says what a client gets.
+ */
+enum empty_set {
+	EMPTY_SET_REJECT = 0, /* no endpoint anywhere: refused at once */
+	EMPTY_SET_DROP = 1,   /* traffic policy Local, endpoints only elsewhere */
+};
+
+enum set_kind {
+	SET_CLUSTER = 0, /* what policy Cluster may pick from */
+	SET_LOCAL = 1,	 /* what policy Local may pick from */
+	SET_KINDS = 2,
+};
+#define SET_OF(service, kind) ((service) * SET_KINDS + (kind))
+
+struct slot {
+	__u32 backend; /* index into `backends` */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct slot) == 8, "slot");
+
+enum backend_state {
+	BACKEND_FREE = 0,
+	BACKEND_ACTIVE = 1,
+	BACKEND_TERMINATING = 2, /* serves until it is gone */
+	BACKEND_DRAINING = 3,	 /* in no set: keeps its old flows only */
+};
+
+/*
+ * An endpoint of one Service port. The index is reused, the generation is
+ * not: who remembers (index, generation) notices that a backend is gone.
+ * The agent writes generation 0 before it changes anything else.
+ */
+struct backend {
+	struct ip_addr addr;
+	__be16 port;
+	__u8 state; /* enum backend_state */
+	__u8 sets;  /* 1 << enum set_kind: where a new flow may find it */
+	__u32 service;
+	__u32 generation;
+	__u8 local; /* 1 if the endpoint runs on this node */
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct backend) == 32, "backend");
+
+/* Who a service index belongs to. Programs never read it; the agent restores
+ * its numbering from it and the command line prints it. Strings end in NUL. */
+struct service_name {
+	__u8 ns[64];
+	__u8 name[64];
+	__u8 port[64]; /* name of the port; empty for a nameless one */
+	__u8 protocol;
+	__u8 family; /* 4 or 6 */
+	__u8 pad[6];
+};
+_Static_assert(sizeof(struct service_name) == 200, "service_name");
+
+/* What a TCP socket asked for and what it got; key is the socket's cookie. */
+struct peer {
+	struct ip_addr vip;
+	__be16 port;
+	__u16 pad;
+	__u32 service;
+	__u32 backend;
+	__u32 generation;
+};
+_Static_assert(sizeof(struct peer) == 32, "peer");
+
+/*
+ * The Services that one UDP socket talks to. It lives in the socket's own
+ * storage: it dies with the socket, and no other socket can push it out.
+ */
+#define UDP_FLOWS 8
+struct udp_flow {
+	struct ip_addr vip;
+	struct ip_addr addr; /* of the backend */
+	__be16 vip_port;
+	__be16 port;
+	__u32 service;
+	__u32 backend;
+	__u32 generation; /* 0: unused */
+	__u64 seen_ns;	  /* CLOCK_MONOTONIC, coarse; last datagram */
+	__u32 replied;	  /* 1 once the backend has answered */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct udp_flow) == 64, "udp_flow");
+
+struct udp_flows {
+	struct udp_flow flow[UDP_FLOWS];
+	__u32 next; /* slot that the next new Service takes */
+	__u32 pad;
+};
+
+/*
+ * Session affinity. A client is an address, or, at the socket layer where the
+ * source address is not chosen yet, a network namespace (= a pod):
+ * word[0] = CLIENT_NETNS, word[2..3] = the namespace's cookie.
+ */
+#define CLIENT_NETNS 0xffffffff
+struct affinity_key {
+	struct ip_addr client;
+	__u32 service;
+};
+_Static_assert(sizeof(struct affinity_key) == 20, "affinity_key");
+
+struct affinity {
+	__u64 seen_ns; /* CLOCK_MONOTONIC, coarse; last new connection */
+	__u32 backend;
+	__u32 generation;
+};
+_Static_assert(sizeof(struct affinity) == 16, "affinity");
+
+/* Things that happened instead of a translation, per CPU. Append only. */
+enum counter {
+	COUNTER_NO_BACKEND,	 /* refused: no endpoint anywhere */
+	COUNTER_NO_LOCAL,	 /* dropped: policy Local, none local */
+	COUNTER_UNKNOWN_PORT,	 /* refused: the Service has no such port */
+	COUNTER_STALE_TABLE,	 /* a table pointed nowhere; a bug if it grows */
+	COUNTER_PEER_FULL,	 /* TCP peer not recorded: map full */
+	COUNTER_UDP_NO_STORAGE,	 /* UDP peer not recorded: no memory */
+	COUNTER_UDP_FLOW_EVICTED, /* a socket talks to > UDP_FLOWS Services */
+	COUNTER_COUNT,
+};
+
+/*
+ * One bit an address hash: unset means that no frontend has this address, so
+ * traffic that is none of our business costs no hash lookup.
+ */
+#define VIP_FILTER_BITS (1 << 19)
+
+#endif

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Settings. The agent writes them into .rodata before it loads a program, so
+ * the verifier removes what is switched off.
+ */
+#ifndef BEELINE_CONFIG_H
+#define BEELINE_CONFIG_H
+
+#include "compiler.h"
+
+#define CONFIG(type, name, doc) volatile const type config_##name
+
+/* How TCP remembers what getpeername() must answer (ADR 0003). */
+enum peer_record {
+	PEER_RECORD_NONE = 0,
+	PEER_RECORD_HASH = 1,
+	PEER_RECORD_STORAGE = 2,
+};
+
+CONFIG(__u8, refuse_unknown_ports, "a VIP's unknown port is refused, not passed");
+CONFIG(__u8, peer_record, "enum peer_record");
+
+#endif

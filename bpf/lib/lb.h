@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The balancer: destination in, backend or verdict out. It knows tables, not
+ * hooks; the socket hooks and the packet path ask it alike.
+ */
+#ifndef BEELINE_LB_H
+#define BEELINE_LB_H
+
+#include "affinity.h"
+#include "config.h"
+#include "count.h"
+#include "vip_filter.h"
+
+enum verdict {
+	VERDICT_NOT_OURS, /* leave it as it is */
+	VERDICT_BACKEND,  /* send it to lb_choice.backend */
+	VERDICT_REJECT,	  /* refuse, so that the client notices at once */
+	VERDICT_DROP,	  /* as if nobody had heard it */
+};
+
+struct lb_choice {
+	struct ip_addr addr;
+	__be16 port;
+	__u32 service;
+	__u32 backend;
+	__u32 generation;
+};
+
+/* NULL if no frontend claims the destination. A frontend of the address alone
+ * (FRONTEND_ADDRESS) is found after all that name the port. */
+static __always_inline struct frontend *
+frontend_lookup(const struct ip_addr *addr, __be16 port, __u8 protocol)
+{
+	struct frontend_key key = {
+		.addr = *addr,
+		.port = port,
+		.protocol = protocol,
+	};
+	struct frontend *f;
+
+	if (!vip_filter_has(addr))
+		return NULL;
+	f = bpf_map_lookup_elem(&frontends, &key);
+	if (f || !config_refuse_unknown_ports)
+		return f;
+	key.port = 0;
+	key.protocol = 0;
+	return bpf_map_lookup_elem(&frontends, &key);
+}
+
+/* Takes backend `index` for the caller if it (still) is one of `service`. */
+static __always_inline bool backend_take(__u32 index, __u32 service,
+					 struct lb_choice *out)
+{
+	struct backend *b = bpf_map_lookup_elem(&backends, &index);
+
+	if (!b || b->service != service)
+		return false;
+	out->generation = READ_ONCE(b->generation);
+	if (!out->generation)
+		return false;
+	out->addr = b->addr;
+	out->port = b->port;
+	out->service = service;
+	out->backend = index;
+	return true;
+}
+
+/* Whether a backend remembered from earlier may still be used: it has not
+ * been removed from its Service since. */
+static __always_inline bool backend_alive(__u32 index, __u32 generation)
+{
+	struct backend *b = bpf_map_lookup_elem(&backends, &index);
+
+	return b && READ_ONCE(b->generation) == generation;
+}
+
+static __always_inline enum verdict set_pick(__u32 set, __u32 service,
+					     struct lb_choice *out)
+{
+	__u64 *word = bpf_map_lookup_elem(&sets, &set);
+	struct slot *slot;
+	__u32 base, members;
+	__u64 range;
+
+	if (!word)
+		goto stale;
+	range = READ_ONCE(*word);
+	base = range;
+	members = range >> 32;
+	if (!members) {
+		if (base == EMPTY_SET_DROP) {
+			count(COUNTER_NO_LOCAL);
+			return VERDICT_DROP;
+		}
+		count(COUNTER_NO_BACKEND);
+		return VERDICT_REJECT;
+	}
+	/* Scales a 32-bit random number to [0, members) without a division. */
+	base += (__u64)bpf_get_prandom_u32() * members >> 32;
+	slot = bpf_map_lookup_elem(&slots, &base);
+	if (slot && backend_take(slot->backend, service, out))
+		return VERDICT_BACKEND;
+stale:
+	count(COUNTER_STALE_TABLE);
+	return VERDICT_REJECT;
+}
+
+/* Chooses a backend of frontend `f` from the set of the given kind. `client`
+ * is who asks, for session affinity; its service field is filled in here. */
+static __always_inline enum verdict lb_choose(const struct frontend *f,
+					      enum set_kind kind,
+					      struct affinity_key *client,
+					      struct lb_choice *out)
+{
+	__u32 service = f->service;
+	enum verdict v;
+	__s64 pinned;
+	__u64 now;
+
+	if (likely(!f->affinity_secs))
+		return set_pick(SET_OF(service, kind), service, out);
+
+	now = bpf_ktime_get_coarse_ns();
+	client->service = service;
+	pinned = affinity_lookup(client, kind, f->affinity_secs, now);
+	if (pinned >= 0 && backend_take(pinned, service, out))
+		v = VERDICT_BACKEND;
+	else
+		v = set_pick(SET_OF(service, kind), service, out);
+	if (v == VERDICT_BACKEND)
+		affinity_update(client, out->backend, out->generation, now);
+	return v;
+}
+
+#endif

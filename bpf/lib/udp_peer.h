@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The Services a UDP socket talks to, kept in the socket: replies are given
+ * back the Service's address, and one socket keeps one backend per Service as
+ * long as that backend lives and the talk goes on (pains A1, A19, A20).
+ */
+#ifndef BEELINE_UDP_PEER_H
+#define BEELINE_UDP_PEER_H
+
+#include "count.h"
+#include "ip.h"
+#include "lb.h"
+
+/* Defaults of nf_conntrack_udp_timeout and nf_conntrack_udp_timeout_stream
+ * (Documentation/networking/nf_conntrack-sysctl.rst): how long kube-proxy's
+ * choice lasts without traffic. */
+#define UDP_TIMEOUT_NS (30 * NSEC_PER_SEC)
+#define UDP_STREAM_TIMEOUT_NS (120 * NSEC_PER_SEC)
+
+static __always_inline bool udp_flow_fresh(const struct udp_flow *flow, __u64 now)
+{
+	__u64 limit = flow->replied ? UDP_STREAM_TIMEOUT_NS : UDP_TIMEOUT_NS;
+
+	return now - flow->seen_ns <= limit;
+}
+
+/* The socket's flow to a Service address, or NULL. */
+static __always_inline struct udp_flow *
+udp_flow_by_vip(struct udp_flows *flows, const struct ip_addr *vip, __be16 port)
+{
+	struct udp_flow *flow;
+
+	for (int i = 0; i < UDP_FLOWS; i++) {
+		flow = &flows->flow[i];
+		if (flow->generation && flow->vip_port == port &&
+		    ip_equal(&flow->vip, vip))
+			return flow;
+	}
+	return NULL;
+}
+
+/* The socket's flow that a backend's datagram belongs to, or NULL. */
+static __always_inline struct udp_flow *
+udp_flow_by_backend(struct udp_flows *flows, const struct ip_addr *addr,
+		    __be16 port)
+{
+	struct udp_flow *flow;
+
+	for (int i = 0; i < UDP_FLOWS; i++) {
+		flow = &flows->flow[i];
+		if (flow->generation && flow->port == port &&
+		    ip_equal(&flow->addr, addr))
+			return flow;
+	}
+	return NULL;
+}
+
+static __always_inline struct udp_flow *udp_flow_unused(struct udp_flows *flows)
+{
+	struct udp_flow *flow = &flows->flow[flows->next++ % UDP_FLOWS];
+
+	if (flow->generation)
+		count(COUNTER_UDP_FLOW_EVICTED);
+	return flow;
+}
+
+static __always_inline void udp_flow_write(struct udp_flow *flow,
+					   const struct ip_addr *vip, __be16 port,
+					   const struct lb_choice *choice)
+{
+	flow->vip = *vip;
+	flow->vip_port = port;
+	flow->addr = choice->addr;
+	flow->port = choice->port;
+	flow->service = choice->service;
+	flow->backend = choice->backend;
+	flow->generation = choice->generation;
+	flow->seen_ns = bpf_ktime_get_coarse_ns();
+	flow->replied = 0;
+}
+
+#endif

@@ -1,0 +1,139 @@
+package plan
+
+import (
+	"cmp"
+	"net/netip"
+	"time"
+
+	"github.com/beeline-net/beeline/internal/model"
+)
+
+// PortID identifies one Service port in one family: the unit that owns
+// frontends, backends and backend sets, and whose number the kernel knows.
+type PortID struct {
+	Service  model.Name
+	Port     string
+	Protocol model.Protocol
+	Family   model.Family
+}
+
+func (id PortID) String() string {
+	s := id.Service.String()
+	if id.Port != "" {
+		s += ":" + id.Port
+	}
+	return s + "/" + id.Protocol.String() + "/" + id.Family.String()
+}
+
+// Compare orders ids by Service, port name, protocol and family.
+func (id PortID) Compare(o PortID) int {
+	return cmp.Or(id.Service.Compare(o.Service), cmp.Compare(id.Port, o.Port),
+		cmp.Compare(id.Protocol, o.Protocol), cmp.Compare(id.Family, o.Family))
+}
+
+// Kind is the kind of a frontend.
+type Kind uint8
+
+// The kinds of frontends.
+const (
+	ClusterIP Kind = iota
+	NodePort
+	LoadBalancer
+	ExternalIP
+)
+
+func (k Kind) String() string {
+	return [...]string{"ClusterIP", "NodePort", "LoadBalancer", "ExternalIP"}[k]
+}
+
+// FrontendKey is where a Service port is reached. For a NodePort, Addr is the
+// unspecified address of its family and stands for the node's own addresses.
+// Port and Protocol 0 stand for the address as such: whatever reaches a port
+// that its Service does not have.
+type FrontendKey struct {
+	Addr     netip.Addr
+	Port     uint16
+	Protocol model.Protocol
+}
+
+// Frontend is one frontend of a Service port.
+type Frontend struct {
+	FrontendKey
+	Kind Kind
+	// InternalLocal (ExternalLocal): clients inside (outside) the cluster pick
+	// from the Local set instead of the Cluster set.
+	InternalLocal, ExternalLocal bool
+	// AffinityTimeout is the idle time of a ClientIP pin; 0 means none.
+	AffinityTimeout time.Duration
+	// SourceRanges: if not empty, only these clients pass.
+	SourceRanges []netip.Prefix
+}
+
+// State is what a backend may be used for.
+type State uint8
+
+// The states of a backend.
+const (
+	// Active takes new flows.
+	Active State = iota
+	// Terminating is used for new flows only where nothing active is left.
+	Terminating
+	// Draining is in no set: it keeps the flows it has.
+	Draining
+)
+
+func (s State) String() string {
+	return [...]string{"active", "terminating", "draining"}[s]
+}
+
+// Backend is one endpoint of a Service port.
+type Backend struct {
+	Addr  netip.AddrPort
+	State State
+	// Local is true if it runs on this node.
+	Local bool
+	// Target names the pod for people; may be empty.
+	Target string
+}
+
+// Empty is what a client gets from a set without members.
+type Empty uint8
+
+// The two verdicts of an empty set.
+const (
+	// Reject: no usable endpoint anywhere; the client is refused at once.
+	Reject Empty = iota
+	// Drop: policy Local, and usable endpoints only on other nodes.
+	Drop
+)
+
+// Set is what a frontend may pick from.
+type Set struct {
+	// Members are indexes into Port.Backends, ascending.
+	Members []int
+	// Empty applies while there are no members.
+	Empty Empty
+}
+
+// Port is everything the kernel must hold for one Service port.
+type Port struct {
+	ID PortID
+	// Frontends are sorted by key, without duplicates.
+	Frontends []Frontend
+	// Backends are sorted by address, without duplicates.
+	Backends []Backend
+	// Cluster and Local are the sets of traffic policy Cluster and Local.
+	// Local is filled only if one of the frontends has such a policy.
+	Cluster, Local Set
+}
+
+// Service is the plan of one Service. One without Ports and Addresses is to be
+// removed.
+type Service struct {
+	Name model.Name
+	// Ports are sorted by ID.
+	Ports []Port
+	// Addresses are the frontends with port 0: VIPs whose unknown ports are
+	// refused. Sorted by key.
+	Addresses []netip.Addr
+}
