@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package abi is the contract with the kernel programs: the types and numbers
 // of bpf/lib/abi.h, generated, under Go names, and the constructors that are
 // the only place where byte order is handled. Nothing here calls the kernel.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+
 // Package model holds what the outside world says, as plain values: Services,
 // their endpoints and this node. Sources make these values; the plan is
 // computed from nothing else. It knows neither Kubernetes' Go types nor eBPF.
