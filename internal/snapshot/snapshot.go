@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package snapshot holds the present state of the outside world between the
+// sources that write it and the one consumer that reads it. It remembers which
+// Services changed since the consumer last asked, so that the work after it
+// grows with the change and not with the cluster. It knows neither where the
+// values come from nor what becomes of them.
+package snapshot
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/beeline-net/beeline/internal/model"
+)
+
+// Source is what fills a Store: the Kubernetes API or a folder of manifests.
+type Source interface {
+	// Run writes into the Store until ctx ends, and then returns nil. It
+	// returns an error only if it cannot go on.
+	Run(ctx context.Context) error
+}
+
+// Part is a part of the state that becomes known on its own.
+type Part uint8
+
+// The parts.
+const (
+	Services Part = iota
+	Slices
+	Node
+
+	partCount
+)
+
+func (p Part) String() string {
+	return [...]string{"services", "endpointslices", "node"}[p]
+}
+
+// Delta is what changed since the last Take.
+type Delta struct {
+	// Services names the Services whose object or slices changed, sorted.
+	// One that is gone is named as well.
+	Services []model.Name
+	// Node is true if this node's values changed.
+	Node bool
+	// Since is when the earliest of these changes was written to the Store;
+	// zero if there is none.
+	Since time.Time
+	// Triggers are the times at which the changed slices' cause happened, one
+	// for each change of a slice that carried a new one. Those before the
+	// Store was made are left out, as kube-proxy does: each of the others is
+	// one observation of network_programming_duration_seconds.
+	Triggers []time.Time
+}
+
+// Empty reports whether nothing changed.
+func (d Delta) Empty() bool { return len(d.Services) == 0 && !d.Node }
+
+// Store is the state. Its methods may be called from any goroutine. A value
+// given to it or got from it, and everything that value points to, must not be
+// modified any more.
+type Store struct {
+	now     func() time.Time
+	start   time.Time
+	changed chan struct{}
+
+	mu       sync.Mutex
+	services map[model.Name]*entry
+	owners   map[model.Name]model.Name // slice -> its Service
+	node     model.Node
+	synced   [partCount]bool
+
+	dirty     map[model.Name]struct{}
+	dirtyNode bool
+	since     time.Time
+	triggers  []time.Time
+	edited    bool // by the edit under way
+}
+
+// entry is one Service: its object, nil while there are only slices, and its
+// slices sorted by name.
+type entry struct {
+	service *model.Service
+	slices  []model.EndpointSlice
+}
+
+// New makes an empty Store. The clock dates changes; pass time.Now.
+func New(now func() time.Time) *Store {
+	return &Store{
+		now:      now,
+		start:    now(),
+		changed:  make(chan struct{}, 1),
+		services: map[model.Name]*entry{},
+		owners:   map[model.Name]model.Name{},
+		dirty:    map[model.Name]struct{}{},
+	}
+}
+
+// Synced records that a part is now known completely: whatever the Store does
+// not hold of it does not exist. A part stays synced for good.
+func (s *Store) Synced(part Part) {
+	s.mu.Lock()
+	news := !s.synced[part]
+	s.synced[part] = true
+	s.mu.Unlock()
+	if news {
+		s.signal()
+	}
+}
+
+// HasSynced reports whether every part is known. Before that nothing may be
+// removed from the kernel, since what is missing here may exist.
+func (s *Store) HasSynced() bool { return len(s.Unsynced()) == 0 }
+
+// Unsynced lists the parts that are not known yet.
+func (s *Store) Unsynced() []Part {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var parts []Part
+	for p := range partCount {
+		if !s.synced[p] {
+			parts = append(parts, p)
+		}
+	}
+	return parts
+}
+
+// Changed returns a channel that delivers once after one or more changes, or
+// after a part has synced. Nothing is lost if the reader comes late or does
+// not call Take every time: Take has everything since the last Take.
+func (s *Store) Changed() <-chan struct{} { return s.changed }
+
+// Take returns what changed since the last call.
+func (s *Store) Take() Delta {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := Delta{Node: s.dirtyNode, Since: s.since, Triggers: s.triggers}
+	d.Services = make([]model.Name, 0, len(s.dirty))
+	for name := range s.dirty {
+		d.Services = append(d.Services, name)
+	}
+	slices.SortFunc(d.Services, model.Name.Compare)
+	s.dirty = map[model.Name]struct{}{} // not cleared: a first sync would leave its size behind
+	s.dirtyNode, s.since, s.triggers = false, time.Time{}, nil
+	return d
+}
+
+// Service returns a Service, nil if it does not exist, and its slices sorted
+// by name.
+func (s *Store) Service(name model.Name) (*model.Service, []model.EndpointSlice) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.services[name]
+	if e == nil {
+		return nil, nil
+	}
+	return e.service, slices.Clone(e.slices)
+}
+
+// Node returns this node's values; they are zero until a source has set them.
+func (s *Store) Node() model.Node {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.node
+}
+
+// Names returns the names of all Services that exist, sorted. A Service of
+// which there are only slices is not among them.
+func (s *Store) Names() []model.Name {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	names := make([]model.Name, 0, len(s.services))
+	for name, e := range s.services {
+		if e.service != nil {
+			names = append(names, name)
+		}
+	}
+	slices.SortFunc(names, model.Name.Compare)
+	return names
+}
