@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package datapath puts the programs into the kernel and keeps them there:
+// load, pin, attach to the cgroup, replace in place, take away. It does not
+// know what the maps mean.
+//
+// Every attachment is a pinned bpf_link, so traffic goes on while no agent
+// runs, and a new agent swaps the program behind a link with one call.
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/beeline-net/beeline/internal/abi"
+)
+
+// programPrefix starts the name of every program of ours.
+const programPrefix = "beeline_"
+
+// Options say where and how to attach.
+type Options struct {
+	// BPFFS is the mount point of a BPF filesystem.
+	BPFFS string
+	// CgroupRoot is the cgroup v2 folder whose processes are served.
+	CgroupRoot string
+	// MapSizes overrides how many entries a map has, by name in package abi.
+	MapSizes map[string]uint32
+	// RefuseUnknownPorts: a VIP's unknown port is refused, not passed on.
+	RefuseUnknownPorts bool
+	// PeerRecord is how getpeername() on TCP sockets is answered.
+	PeerRecord abi.PeerRecord
+	// Log gets what an operator should know.
+	Log *slog.Logger
+}
+
+// Datapath is the part of the kernel that this agent owns.
+type Datapath struct {
+	pins   Pins
+	opts   Options
+	log    *slog.Logger
+	lock   *os.File
+	cgroup *os.File
+	maps   map[string]*ebpf.Map
+	links  map[string]link.Link
+}
+
+// Open takes the pin folder, opens or makes the maps, and attaches the
+// programs, replacing those of an earlier agent in place. It fails without
+// touching anything if another agent runs here or serves the same cgroup.
+func Open(opts Options) (_ *Datapath, err error) {
+	d := &Datapath{
+		pins:  NewPins(opts.BPFFS),
+		opts:  opts,
+		log:   opts.Log,
+		maps:  map[string]*ebpf.Map{},
+		links: map[string]link.Link{},
+	}
+	defer func() {
+		if err != nil {
+			_ = d.Close()
+		}
+	}()
+	if d.cgroup, err = openCgroup(opts.CgroupRoot); err != nil {
+		return nil, err
+	}
+	if err := d.refuseForeign(); err != nil {
+		return nil, err
+	}
+	if err := d.pins.create(); err != nil {
+		return nil, err
+	}
+	if d.lock, err = d.pins.lock(); err != nil {
+		return nil, err
+	}
+	if err := d.openOrCreateMaps(opts.MapSizes); err != nil {
+		return nil, err
+	}
+	if err := d.attach(); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// Maps returns the open maps by their name in package abi. They belong to the
+// Datapath and are closed with it.
+func (d *Datapath) Maps() map[string]*ebpf.Map { return d.maps }
+
+// Close gives up this process's hold. What is pinned stays and goes on working.
+func (d *Datapath) Close() error {
+	closeMaps(d.maps)
+	for _, l := range d.links {
+		_ = l.Close()
+	}
+	for _, f := range []*os.File{d.cgroup, d.lock} {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
+	return nil
+}
+
+func openCgroup(path string) (*os.File, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return nil, fmt.Errorf("cgroup root %s: %w", path, err)
+	}
+	if st.Type != unix.CGROUP2_SUPER_MAGIC {
+		return nil, fmt.Errorf("cgroup root %s is not in a cgroup v2 hierarchy: name one with --cgroup-root", path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("cgroup root: %w", err)
+	}
+	return f, nil
+}
+
+// attach loads the programs against the pinned maps and puts each behind its
+// link.
+func (d *Datapath) attach() error {
+	spec, err := loadSock()
+	if err != nil {
+		return fmt.Errorf("read programs: %w", err)
+	}
+	if err := d.configure(spec); err != nil {
+		return err
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: d.maps})
+	if err != nil {
+		return fmt.Errorf("load programs: %w", explain(err))
+	}
+	defer coll.Close()
+	for _, name := range sortedKeys(coll.Programs) {
+		if err := d.attachOne(name, coll.Programs[name], spec.Programs[name].AttachType); err != nil {
+			return fmt.Errorf("attach %s to %s: %w", name, d.opts.CgroupRoot, err)
+		}
+	}
+	return nil
+}
+
+// explain adds what to do to the errors that a user can do something about.
+func explain(err error) error {
+	var verifier *ebpf.VerifierError
+	switch {
+	case errors.As(err, &verifier):
+		return fmt.Errorf("the kernel's verifier refuses (Beeline needs Linux 6.1 or newer): %w", err)
+	case errors.Is(err, unix.EPERM):
+		return fmt.Errorf("%w (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)", err)
+	}
+	return err
+}
+
+func (d *Datapath) configure(spec *ebpf.CollectionSpec) error {
+	for name, m := range d.maps {
+		if s := spec.Maps[name]; s != nil {
+			s.MaxEntries = m.MaxEntries()
+		}
+	}
+	var vars sockVariableSpecs
+	if err := spec.Assign(&vars); err != nil {
+		return fmt.Errorf("find settings: %w", err)
+	}
+	var refuse uint8
+	if d.opts.RefuseUnknownPorts {
+		refuse = 1
+	}
+	return errors.Join(
+		vars.ConfigRefuseUnknownPorts.Set(refuse),
+		vars.ConfigPeerRecord.Set(uint8(d.opts.PeerRecord)),
+	)
+}
+
+func (d *Datapath) attachOne(name string, prog *ebpf.Program, typ ebpf.AttachType) error {
+	l, err := d.adoptLink(name)
+	if err != nil {
+		return err
+	}
+	if l != nil {
+		if err := l.Update(prog); err != nil {
+			_ = l.Close()
+			return fmt.Errorf("replace program: %w", err)
+		}
+	} else if l, err = d.newLink(name, prog, typ); err != nil {
+		return err
+	}
+	d.links[name] = l
+	return d.pinProgram(name, prog)
+}
+
+// adoptLink opens the link of an earlier agent, or returns nil if there is
+// none for this cgroup. A link whose cgroup is another one, or has been
+// removed, serves nobody here: its pin is dropped.
+func (d *Datapath) adoptLink(name string) (link.Link, error) {
+	path := filepath.Join(d.pins.links(), name)
+	l, err := link.LoadPinnedLink(path, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open pinned link: %w", err)
+	}
+	id, err := linkCgroup(l)
+	if err != nil {
+		_ = l.Close()
+		return nil, err
+	}
+	want, err := cgroupID(d.cgroup)
+	if err != nil {
+		_ = l.Close()
+		return nil, err
+	}
+	if id == want {
+		return l, nil
+	}
+	d.log.Warn("a pinned link serves another cgroup or one that is gone; attaching anew",
+		"program", name, "cgroup", d.opts.CgroupRoot)
+	_ = l.Close()
+	return nil, removeIfExists(path)
+}
+
+func (d *Datapath) newLink(name string, prog *ebpf.Program, typ ebpf.AttachType) (link.Link, error) {
+	l, err := link.AttachRawLink(link.RawLinkOptions{
+		Target:  int(d.cgroup.Fd()),
+		Program: prog,
+		Attach:  typ,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := l.Pin(filepath.Join(d.pins.links(), name)); err != nil {
+		_ = l.Close()
+		return nil, fmt.Errorf("pin link: %w", err)
+	}
+	return l, nil
+}
+
+// pinProgram pins beside the links, so that a program can be found by name.
+// rename(2) replaces an older pin in one step.
+func (d *Datapath) pinProgram(name string, prog *ebpf.Program) error {
+	path := filepath.Join(d.pins.progs(), name)
+	temp := path + "_new"
+	if err := removeIfExists(temp); err != nil {
+		return fmt.Errorf("pin program: %w", err)
+	}
+	if err := prog.Pin(temp); err != nil {
+		return fmt.Errorf("pin program: %w", err)
+	}
+	if err := os.Rename(temp, path); err != nil {
+		return fmt.Errorf("pin program: %w", err)
+	}
+	return nil
+}
+
+// refuseForeign looks for Beeline programs on the cgroup whose links are not
+// pinned in our folder: two balancers on one cgroup would each translate with
+// tables of their own.
+func (d *Datapath) refuseForeign() error {
+	own, err := ownPrograms(d.pins)
+	if err != nil {
+		return err
+	}
+	for _, typ := range attachTypes() {
+		res, err := link.QueryPrograms(link.QueryOptions{Target: int(d.cgroup.Fd()), Attach: typ})
+		if err != nil {
+			return fmt.Errorf("list programs on %s: %w", d.opts.CgroupRoot, err)
+		}
+		for _, p := range res.Programs {
+			if own[p.ID] {
+				continue
+			}
+			if name := programName(p.ID); strings.HasPrefix(name, programPrefix) {
+				return fmt.Errorf("cgroup %s is already served by another Beeline (program %s, id %d) that is not pinned in %s: stop that agent, then run `beeline cleanup` with its --bpffs",
+					d.opts.CgroupRoot, name, p.ID, d.pins)
+			}
+		}
+	}
+	return nil
+}
+
+// attachTypes lists the hooks in use.
+func attachTypes() []ebpf.AttachType {
+	return []ebpf.AttachType{
+		ebpf.AttachCGroupInet4Connect, ebpf.AttachCGroupInet6Connect,
+		ebpf.AttachCGroupUDP4Sendmsg, ebpf.AttachCGroupUDP6Sendmsg,
+		ebpf.AttachCGroupUDP4Recvmsg, ebpf.AttachCGroupUDP6Recvmsg,
+		ebpf.AttachCgroupInet4GetPeername, ebpf.AttachCgroupInet6GetPeername,
+		ebpf.AttachCgroupInetSockRelease,
+	}
+}
+
+// ownPrograms are the ids of the programs behind our pinned links.
+func ownPrograms(p Pins) (map[ebpf.ProgramID]bool, error) {
+	own := map[ebpf.ProgramID]bool{}
+	entries, err := os.ReadDir(p.links())
+	if errors.Is(err, fs.ErrNotExist) {
+		return own, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list pinned links: %w", err)
+	}
+	for _, e := range entries {
+		info, err := pinnedLinkInfo(filepath.Join(p.links(), e.Name()))
+		if err != nil {
+			return nil, err
+		}
+		own[info.Program] = true
+	}
+	return own, nil
+}
+
+func pinnedLinkInfo(path string) (*link.Info, error) {
+	l, err := link.LoadPinnedLink(path, &ebpf.LoadPinOptions{ReadOnly: true})
+	if err != nil {
+		return nil, fmt.Errorf("open pinned link %s: %w", filepath.Base(path), err)
+	}
+	defer func() { _ = l.Close() }()
+	info, err := l.Info()
+	if err != nil {
+		return nil, fmt.Errorf("link %s: %w", filepath.Base(path), err)
+	}
+	return info, nil
+}
+
+func programName(id ebpf.ProgramID) string {
+	p, err := ebpf.NewProgramFromID(id)
+	if err != nil {
+		return ""
+	}
+	defer func() { _ = p.Close() }()
+	info, err := p.Info()
+	if err != nil {
+		return ""
+	}
+	return info.Name
+}
+
+// linkCgroup returns the id of the cgroup a link is attached to; 0 if that
+// cgroup is gone.
+func linkCgroup(l link.Link) (uint64, error) {
+	info, err := l.Info()
+	if err != nil {
+		return 0, fmt.Errorf("link: %w", err)
+	}
+	cg := info.Cgroup()
+	if cg == nil {
+		return 0, fmt.Errorf("link is of type %v, not cgroup", info.Type)
+	}
+	return cg.CgroupId, nil
+}
+
+// cgroupID is a cgroup's number in the kernel: the inode of its folder.
+func cgroupID(dir *os.File) (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &st); err != nil {
+		return 0, fmt.Errorf("cgroup %s: %w", dir.Name(), err)
+	}
+	return st.Ino, nil
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	return keys
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/beeline-net/beeline/internal/abi"
+)
+
+// OpenMaps opens the pinned maps, for reading only unless write is set. The
+// keys are the names in package abi. It returns fs.ErrNotExist if Beeline has
+// never run here.
+func OpenMaps(p Pins, write bool) (map[string]*ebpf.Map, error) {
+	specs, err := abi.MapSpecs()
+	if err != nil {
+		return nil, err
+	}
+	opened := map[string]*ebpf.Map{}
+	for name := range specs {
+		m, err := ebpf.LoadPinnedMap(filepath.Join(p.maps(), name), &ebpf.LoadPinOptions{ReadOnly: !write})
+		if err != nil {
+			closeMaps(opened)
+			return nil, fmt.Errorf("open map %s: %w", name, err)
+		}
+		opened[name] = m
+	}
+	return opened, nil
+}
+
+// openOrCreateMaps adopts the pinned maps and makes the missing ones, with
+// sizes where given. A pinned map keeps its size: its content is in use.
+func (d *Datapath) openOrCreateMaps(sizes map[string]uint32) error {
+	specs, err := abi.MapSpecs()
+	if err != nil {
+		return err
+	}
+	for name := range sizes {
+		if specs[name] == nil {
+			return fmt.Errorf("size of map %s: there is no such map", name)
+		}
+	}
+	for name, spec := range specs {
+		if size := sizes[name]; size != 0 {
+			spec.MaxEntries = size
+		}
+		m, err := d.openOrCreateMap(filepath.Join(d.pins.maps(), name), spec)
+		if err != nil {
+			return fmt.Errorf("map %s: %w", name, err)
+		}
+		d.maps[name] = m
+	}
+	return nil
+}
+
+func (d *Datapath) openOrCreateMap(path string, spec *ebpf.MapSpec) (*ebpf.Map, error) {
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return createMap(path, spec)
+	case err != nil:
+		return nil, fmt.Errorf("open pin: %w", err)
+	}
+	if m.MaxEntries() != spec.MaxEntries {
+		d.log.Warn("a pinned map keeps its size; to change it, run `beeline cleanup` first",
+			"map", spec.Name, "entries", m.MaxEntries(), "configured", spec.MaxEntries)
+		spec.MaxEntries = m.MaxEntries()
+	}
+	if err := spec.Compatible(m); err != nil {
+		_ = m.Close()
+		return nil, fmt.Errorf("pinned by an incompatible Beeline: %w", err)
+	}
+	return m, nil
+}
+
+func createMap(path string, spec *ebpf.MapSpec) (*ebpf.Map, error) {
+	m, err := ebpf.NewMap(spec)
+	if err != nil {
+		return nil, fmt.Errorf("create: %w", err)
+	}
+	if err := m.Pin(path); err != nil {
+		_ = m.Close()
+		return nil, fmt.Errorf("pin: %w", err)
+	}
+	return m, nil
+}
+
+func closeMaps(maps map[string]*ebpf.Map) {
+	for _, m := range maps {
+		_ = m.Close()
+	}
+}
+
+// removeIfExists is os.Remove for what may already be gone.
+func removeIfExists(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

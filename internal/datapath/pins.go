@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/beeline-net/beeline/internal/abi"
+)
+
+// Pins is Beeline's folder in a BPF filesystem. Everything that must outlive
+// the agent is pinned below it, by layout version:
+//
+//	<bpffs>/beeline/v1/maps/frontends
+//	<bpffs>/beeline/v1/progs/beeline_connect4
+//	<bpffs>/beeline/v1/links/beeline_connect4
+type Pins struct {
+	root string
+}
+
+// NewPins names the folder below a BPF filesystem's mount point.
+func NewPins(bpffs string) Pins {
+	return Pins{root: filepath.Join(bpffs, "beeline")}
+}
+
+// Exists reports whether anything is pinned there.
+func (p Pins) Exists() bool {
+	_, err := os.Stat(p.layout())
+	return err == nil
+}
+
+func (p Pins) String() string { return p.root }
+
+func (p Pins) layout() string {
+	return filepath.Join(p.root, fmt.Sprintf("v%d", abi.Layout))
+}
+
+func (p Pins) maps() string  { return filepath.Join(p.layout(), "maps") }
+func (p Pins) progs() string { return filepath.Join(p.layout(), "progs") }
+func (p Pins) links() string { return filepath.Join(p.layout(), "links") }
+
+// create makes the folders. It fails if the path is not on a BPF filesystem,
+// because pinning would fail later and less clearly.
+func (p Pins) create() error {
+	parent := filepath.Dir(p.root)
+	var st unix.Statfs_t
+	if err := unix.Statfs(parent, &st); err != nil {
+		return fmt.Errorf("BPF filesystem %s: %w", parent, err)
+	}
+	if st.Type != unix.BPF_FS_MAGIC {
+		return fmt.Errorf("%s is no BPF filesystem: mount one (mount -t bpf bpf %s) or name another with --bpffs",
+			parent, parent)
+	}
+	for _, dir := range []string{p.maps(), p.progs(), p.links()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("pin folder: %w", err)
+		}
+	}
+	return nil
+}
+
+// removeAll unpins everything and removes the folders. What is pinned nowhere
+// else is gone from the kernel with it.
+func (p Pins) removeAll() error {
+	if err := os.RemoveAll(p.root); err != nil {
+		return fmt.Errorf("remove pins: %w", err)
+	}
+	return nil
+}
+
+// ErrLocked says that another process owns the pin folder.
+var ErrLocked = errors.New("in use by another Beeline agent")
+
+// lock takes the folder for this process; the kernel releases it when the
+// process ends, however it ends.
+func (p Pins) lock() (*os.File, error) {
+	dir, err := os.Open(p.root)
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", p.root, err)
+	}
+	err = unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		return dir, nil
+	}
+	_ = dir.Close()
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = ErrLocked
+	}
+	return nil, fmt.Errorf("lock %s: %w", p.root, err)
+}
+
+// Locked reports whether an agent owns the folder at this moment.
+func (p Pins) Locked() bool {
+	f, err := p.lock()
+	if err != nil {
+		return errors.Is(err, ErrLocked)
+	}
+	_ = f.Close()
+	return false
+}
+
+func exists(path string) (bool, error) {
+	_, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
