@@ -4,7 +4,6 @@
  * number once and writes internal/abi.
  */
 #include "lib/abi.h"
-#include "lib/config.h"
 #include "lib/maps.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -10,13 +10,6 @@
 
 #define CONFIG(type, name, doc) volatile const type config_##name
 
-/* How TCP remembers what getpeername() must answer (ADR 0003). */
-enum peer_record {
-	PEER_RECORD_NONE = 0,
-	PEER_RECORD_HASH = 1,
-	PEER_RECORD_STORAGE = 2,
-};
-
 CONFIG(__u8, refuse_unknown_ports, "a VIP's unknown port is refused, not passed");
 CONFIG(__u8, peer_record, "enum peer_record");
 

@@ -39,20 +39,22 @@ udp_flow_by_vip(struct udp_flows *flows, const struct ip_addr *vip, __be16 port)
 	return NULL;
 }
 
-/* The socket's flow that a backend's datagram belongs to, or NULL. */
+/* The socket's flow that a backend's datagram belongs to, or NULL. Where two
+ * Services share the backend, the one that was talked to last. */
 static __always_inline struct udp_flow *
 udp_flow_by_backend(struct udp_flows *flows, const struct ip_addr *addr,
 		    __be16 port)
 {
-	struct udp_flow *flow;
+	struct udp_flow *flow, *best = NULL;
 
 	for (int i = 0; i < UDP_FLOWS; i++) {
 		flow = &flows->flow[i];
 		if (flow->generation && flow->port == port &&
-		    ip_equal(&flow->addr, addr))
-			return flow;
+		    ip_equal(&flow->addr, addr) &&
+		    (!best || flow->seen_ns > best->seen_ns))
+			best = flow;
 	}
-	return NULL;
+	return best;
 }
 
 static __always_inline struct udp_flow *udp_flow_unused(struct udp_flows *flows)

@@ -9,7 +9,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net/netip"
+	"strings"
 
 	"github.com/cilium/ebpf"
 )
@@ -107,6 +109,10 @@ func MapSpecs() (map[string]*ebpf.MapSpec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read map definitions: %w", err)
 	}
+	// Data sections (.bss.*) are no maps of ours.
+	maps.DeleteFunc(spec.Maps, func(name string, _ *ebpf.MapSpec) bool {
+		return strings.HasPrefix(name, ".")
+	})
 	return spec.Maps, nil
 }
 

@@ -174,18 +174,16 @@ type kernelUdpFlows struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	kernelMapAffinities               = "affinities"
-	kernelMapBackends                 = "backends"
-	kernelMapCounters                 = "counters"
-	kernelMapFrontends                = "frontends"
-	kernelMapPeers                    = "peers"
-	kernelMapServices                 = "services"
-	kernelMapSets                     = "sets"
-	kernelMapSlots                    = "slots"
-	kernelMapUdpPeers                 = "udp_peers"
-	kernelMapVipFilter                = "vip_filter"
-	kernelVarConfigPeerRecord         = "config_peer_record"
-	kernelVarConfigRefuseUnknownPorts = "config_refuse_unknown_ports"
+	kernelMapAffinities = "affinities"
+	kernelMapBackends   = "backends"
+	kernelMapCounters   = "counters"
+	kernelMapFrontends  = "frontends"
+	kernelMapPeers      = "peers"
+	kernelMapServices   = "services"
+	kernelMapSets       = "sets"
+	kernelMapSlots      = "slots"
+	kernelMapUdpPeers   = "udp_peers"
+	kernelMapVipFilter  = "vip_filter"
 )
 
 // loadKernel returns the embedded CollectionSpec for kernel.
@@ -252,8 +250,6 @@ type kernelMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelVariableSpecs struct {
-	ConfigPeerRecord         *ebpf.VariableSpec `ebpf:"config_peer_record"`
-	ConfigRefuseUnknownPorts *ebpf.VariableSpec `ebpf:"config_refuse_unknown_ports"`
 }
 
 // kernelObjects contains all objects after they have been loaded into the kernel.
@@ -307,8 +303,6 @@ func (m *kernelMaps) Close() error {
 //
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelVariables struct {
-	ConfigPeerRecord         *ebpf.Variable `ebpf:"config_peer_record"`
-	ConfigRefuseUnknownPorts *ebpf.Variable `ebpf:"config_refuse_unknown_ports"`
 }
 
 // kernelPrograms contains all programs after they have been loaded into the kernel.

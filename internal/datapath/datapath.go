@@ -229,11 +229,7 @@ func (d *Datapath) adoptLink(name string) (link.Link, error) {
 }
 
 func (d *Datapath) newLink(name string, prog *ebpf.Program, typ ebpf.AttachType) (link.Link, error) {
-	l, err := link.AttachRawLink(link.RawLinkOptions{
-		Target:  int(d.cgroup.Fd()),
-		Program: prog,
-		Attach:  typ,
-	})
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: d.opts.CgroupRoot, Attach: typ, Program: prog})
 	if err != nil {
 		return nil, err
 	}
@@ -319,7 +315,7 @@ func ownPrograms(p Pins) (map[ebpf.ProgramID]bool, error) {
 }
 
 func pinnedLinkInfo(path string) (*link.Info, error) {
-	l, err := link.LoadPinnedLink(path, &ebpf.LoadPinOptions{ReadOnly: true})
+	l, err := link.LoadPinnedLink(path, nil)
 	if err != nil {
 		return nil, fmt.Errorf("open pinned link %s: %w", filepath.Base(path), err)
 	}
