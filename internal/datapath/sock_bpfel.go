@@ -20,6 +20,7 @@ const (
 	sockMapBackends                 = "backends"
 	sockMapCounters                 = "counters"
 	sockMapFrontends                = "frontends"
+	sockMapPeerStorage              = "peer_storage"
 	sockMapPeers                    = "peers"
 	sockMapServices                 = "services"
 	sockMapSets                     = "sets"
@@ -96,16 +97,17 @@ type sockProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockMapSpecs struct {
-	Affinities *ebpf.MapSpec `ebpf:"affinities"`
-	Backends   *ebpf.MapSpec `ebpf:"backends"`
-	Counters   *ebpf.MapSpec `ebpf:"counters"`
-	Frontends  *ebpf.MapSpec `ebpf:"frontends"`
-	Peers      *ebpf.MapSpec `ebpf:"peers"`
-	Services   *ebpf.MapSpec `ebpf:"services"`
-	Sets       *ebpf.MapSpec `ebpf:"sets"`
-	Slots      *ebpf.MapSpec `ebpf:"slots"`
-	UdpPeers   *ebpf.MapSpec `ebpf:"udp_peers"`
-	VipFilter  *ebpf.MapSpec `ebpf:"vip_filter"`
+	Affinities  *ebpf.MapSpec `ebpf:"affinities"`
+	Backends    *ebpf.MapSpec `ebpf:"backends"`
+	Counters    *ebpf.MapSpec `ebpf:"counters"`
+	Frontends   *ebpf.MapSpec `ebpf:"frontends"`
+	PeerStorage *ebpf.MapSpec `ebpf:"peer_storage"`
+	Peers       *ebpf.MapSpec `ebpf:"peers"`
+	Services    *ebpf.MapSpec `ebpf:"services"`
+	Sets        *ebpf.MapSpec `ebpf:"sets"`
+	Slots       *ebpf.MapSpec `ebpf:"slots"`
+	UdpPeers    *ebpf.MapSpec `ebpf:"udp_peers"`
+	VipFilter   *ebpf.MapSpec `ebpf:"vip_filter"`
 }
 
 // sockVariableSpecs contains global variables before they are loaded into the kernel.
@@ -136,16 +138,17 @@ func (o *sockObjects) Close() error {
 //
 // It can be passed to loadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockMaps struct {
-	Affinities *ebpf.Map `ebpf:"affinities"`
-	Backends   *ebpf.Map `ebpf:"backends"`
-	Counters   *ebpf.Map `ebpf:"counters"`
-	Frontends  *ebpf.Map `ebpf:"frontends"`
-	Peers      *ebpf.Map `ebpf:"peers"`
-	Services   *ebpf.Map `ebpf:"services"`
-	Sets       *ebpf.Map `ebpf:"sets"`
-	Slots      *ebpf.Map `ebpf:"slots"`
-	UdpPeers   *ebpf.Map `ebpf:"udp_peers"`
-	VipFilter  *ebpf.Map `ebpf:"vip_filter"`
+	Affinities  *ebpf.Map `ebpf:"affinities"`
+	Backends    *ebpf.Map `ebpf:"backends"`
+	Counters    *ebpf.Map `ebpf:"counters"`
+	Frontends   *ebpf.Map `ebpf:"frontends"`
+	PeerStorage *ebpf.Map `ebpf:"peer_storage"`
+	Peers       *ebpf.Map `ebpf:"peers"`
+	Services    *ebpf.Map `ebpf:"services"`
+	Sets        *ebpf.Map `ebpf:"sets"`
+	Slots       *ebpf.Map `ebpf:"slots"`
+	UdpPeers    *ebpf.Map `ebpf:"udp_peers"`
+	VipFilter   *ebpf.Map `ebpf:"vip_filter"`
 }
 
 func (m *sockMaps) Close() error {
@@ -154,6 +157,7 @@ func (m *sockMaps) Close() error {
 		m.Backends,
 		m.Counters,
 		m.Frontends,
+		m.PeerStorage,
 		m.Peers,
 		m.Services,
 		m.Sets,

@@ -243,6 +243,15 @@ func (n *Namespace) Do(f func() error) error {
 	})
 }
 
+// EnterThread moves the calling thread into the namespace for good; the caller
+// has locked its goroutine to it (runtime.LockOSThread).
+func (n *Namespace) EnterThread() error {
+	if err := netns.Set(n.handle); err != nil {
+		return fmt.Errorf("enter namespace %s: %w", n.Name, err)
+	}
+	return nil
+}
+
 // inOwnThread runs f on a thread that ends with it, so that a changed
 // namespace never leaks into other goroutines.
 func inOwnThread(f func() error) error {
