@@ -23,5 +23,4 @@ struct {
 	enum set_kind set_kind;
 	enum backend_state backend_state;
 	enum counter counter;
-	enum peer_record peer_record;
 } abi_enums SEC(".bss.abi");

@@ -117,13 +117,6 @@ struct service_name {
 };
 _Static_assert(sizeof(struct service_name) == 200, "service_name");
 
-/* How TCP remembers what getpeername() must answer (ADR 0003). */
-enum peer_record {
-	PEER_RECORD_NONE = 0,
-	PEER_RECORD_HASH = 1,
-	PEER_RECORD_STORAGE = 2,
-};
-
 /* What a TCP socket asked for and what it got; key is the socket's cookie. */
 struct peer {
 	struct ip_addr vip;

@@ -77,13 +77,6 @@ struct {
 	__type(value, struct udp_flows);
 } udp_peers SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct peer);
-} peer_storage SEC(".maps");
-
 /* Only an optimisation may be evicted; a lost pin is a new pick. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

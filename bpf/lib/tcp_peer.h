@@ -12,7 +12,7 @@
 #include "count.h"
 #include "lb.h"
 
-static __always_inline void tcp_peer_record(struct bpf_sock_addr *ctx, const struct ip_addr *vip,
+static __always_inline void tcp_peer_record(void *ctx, const struct ip_addr *vip,
 					    __be16 port,
 					    const struct lb_choice *choice)
 {
@@ -25,12 +25,7 @@ static __always_inline void tcp_peer_record(struct bpf_sock_addr *ctx, const str
 	};
 	__u64 cookie;
 
-	if (config_peer_record == PEER_RECORD_STORAGE) {
-		struct peer *p = bpf_sk_storage_get(&peer_storage, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-		if (p) *p = peer;
-		return;
-	}
-	if (config_peer_record != PEER_RECORD_HASH)
+	if (!config_tcp_peer_names)
 		return;
 	cookie = bpf_get_socket_cookie(ctx);
 	if (bpf_map_update_elem(&peers, &cookie, &peer, BPF_ANY))

@@ -33,7 +33,6 @@ type (
 	EmptySet     = kernelEmptySet
 	BackendState = kernelBackendState
 	Counter      = kernelCounter
-	PeerRecord   = kernelPeerRecord
 )
 
 // Layout is the version of every map layout; it is part of the pin path.
@@ -73,13 +72,6 @@ const (
 	BackendActive      = kernelBackendStateBACKEND_ACTIVE
 	BackendTerminating = kernelBackendStateBACKEND_TERMINATING
 	BackendDraining    = kernelBackendStateBACKEND_DRAINING
-)
-
-// How the peers of TCP sockets are recorded.
-const (
-	PeerRecordNone    = kernelPeerRecordPEER_RECORD_NONE
-	PeerRecordHash    = kernelPeerRecordPEER_RECORD_HASH
-	PeerRecordStorage = kernelPeerRecordPEER_RECORD_STORAGE
 )
 
 // Counters counts the values of Counter.

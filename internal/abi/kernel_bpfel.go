@@ -119,14 +119,6 @@ type kernelPeer struct {
 	Generation uint32
 }
 
-type kernelPeerRecord uint32
-
-const (
-	kernelPeerRecordPEER_RECORD_NONE    kernelPeerRecord = 0
-	kernelPeerRecordPEER_RECORD_HASH    kernelPeerRecord = 1
-	kernelPeerRecordPEER_RECORD_STORAGE kernelPeerRecord = 2
-)
-
 type kernelServiceName struct {
 	_        structs.HostLayout
 	Ns       [64]uint8
@@ -174,17 +166,16 @@ type kernelUdpFlows struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	kernelMapAffinities  = "affinities"
-	kernelMapBackends    = "backends"
-	kernelMapCounters    = "counters"
-	kernelMapFrontends   = "frontends"
-	kernelMapPeerStorage = "peer_storage"
-	kernelMapPeers       = "peers"
-	kernelMapServices    = "services"
-	kernelMapSets        = "sets"
-	kernelMapSlots       = "slots"
-	kernelMapUdpPeers    = "udp_peers"
-	kernelMapVipFilter   = "vip_filter"
+	kernelMapAffinities = "affinities"
+	kernelMapBackends   = "backends"
+	kernelMapCounters   = "counters"
+	kernelMapFrontends  = "frontends"
+	kernelMapPeers      = "peers"
+	kernelMapServices   = "services"
+	kernelMapSets       = "sets"
+	kernelMapSlots      = "slots"
+	kernelMapUdpPeers   = "udp_peers"
+	kernelMapVipFilter  = "vip_filter"
 )
 
 // loadKernel returns the embedded CollectionSpec for kernel.
@@ -235,17 +226,16 @@ type kernelProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelMapSpecs struct {
-	Affinities  *ebpf.MapSpec `ebpf:"affinities"`
-	Backends    *ebpf.MapSpec `ebpf:"backends"`
-	Counters    *ebpf.MapSpec `ebpf:"counters"`
-	Frontends   *ebpf.MapSpec `ebpf:"frontends"`
-	PeerStorage *ebpf.MapSpec `ebpf:"peer_storage"`
-	Peers       *ebpf.MapSpec `ebpf:"peers"`
-	Services    *ebpf.MapSpec `ebpf:"services"`
-	Sets        *ebpf.MapSpec `ebpf:"sets"`
-	Slots       *ebpf.MapSpec `ebpf:"slots"`
-	UdpPeers    *ebpf.MapSpec `ebpf:"udp_peers"`
-	VipFilter   *ebpf.MapSpec `ebpf:"vip_filter"`
+	Affinities *ebpf.MapSpec `ebpf:"affinities"`
+	Backends   *ebpf.MapSpec `ebpf:"backends"`
+	Counters   *ebpf.MapSpec `ebpf:"counters"`
+	Frontends  *ebpf.MapSpec `ebpf:"frontends"`
+	Peers      *ebpf.MapSpec `ebpf:"peers"`
+	Services   *ebpf.MapSpec `ebpf:"services"`
+	Sets       *ebpf.MapSpec `ebpf:"sets"`
+	Slots      *ebpf.MapSpec `ebpf:"slots"`
+	UdpPeers   *ebpf.MapSpec `ebpf:"udp_peers"`
+	VipFilter  *ebpf.MapSpec `ebpf:"vip_filter"`
 }
 
 // kernelVariableSpecs contains global variables before they are loaded into the kernel.
@@ -274,17 +264,16 @@ func (o *kernelObjects) Close() error {
 //
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelMaps struct {
-	Affinities  *ebpf.Map `ebpf:"affinities"`
-	Backends    *ebpf.Map `ebpf:"backends"`
-	Counters    *ebpf.Map `ebpf:"counters"`
-	Frontends   *ebpf.Map `ebpf:"frontends"`
-	PeerStorage *ebpf.Map `ebpf:"peer_storage"`
-	Peers       *ebpf.Map `ebpf:"peers"`
-	Services    *ebpf.Map `ebpf:"services"`
-	Sets        *ebpf.Map `ebpf:"sets"`
-	Slots       *ebpf.Map `ebpf:"slots"`
-	UdpPeers    *ebpf.Map `ebpf:"udp_peers"`
-	VipFilter   *ebpf.Map `ebpf:"vip_filter"`
+	Affinities *ebpf.Map `ebpf:"affinities"`
+	Backends   *ebpf.Map `ebpf:"backends"`
+	Counters   *ebpf.Map `ebpf:"counters"`
+	Frontends  *ebpf.Map `ebpf:"frontends"`
+	Peers      *ebpf.Map `ebpf:"peers"`
+	Services   *ebpf.Map `ebpf:"services"`
+	Sets       *ebpf.Map `ebpf:"sets"`
+	Slots      *ebpf.Map `ebpf:"slots"`
+	UdpPeers   *ebpf.Map `ebpf:"udp_peers"`
+	VipFilter  *ebpf.Map `ebpf:"vip_filter"`
 }
 
 func (m *kernelMaps) Close() error {
@@ -293,7 +282,6 @@ func (m *kernelMaps) Close() error {
 		m.Backends,
 		m.Counters,
 		m.Frontends,
-		m.PeerStorage,
 		m.Peers,
 		m.Services,
 		m.Sets,

@@ -21,8 +21,6 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
-
-	"github.com/beeline-net/beeline/internal/abi"
 )
 
 // programPrefix starts the name of every program of ours.
@@ -38,8 +36,9 @@ type Options struct {
 	MapSizes map[string]uint32
 	// RefuseUnknownPorts: a VIP's unknown port is refused, not passed on.
 	RefuseUnknownPorts bool
-	// PeerRecord is how getpeername() on TCP sockets is answered.
-	PeerRecord abi.PeerRecord
+	// TCPPeerNames: getpeername() on a TCP socket tells the Service's address,
+	// at the price of a record per connection (ADR 0003).
+	TCPPeerNames bool
 	// Log gets what an operator should know.
 	Log *slog.Logger
 }
@@ -170,14 +169,17 @@ func (d *Datapath) configure(spec *ebpf.CollectionSpec) error {
 	if err := spec.Assign(&vars); err != nil {
 		return fmt.Errorf("find settings: %w", err)
 	}
-	var refuse uint8
-	if d.opts.RefuseUnknownPorts {
-		refuse = 1
-	}
 	return errors.Join(
-		vars.ConfigRefuseUnknownPorts.Set(refuse),
-		vars.ConfigPeerRecord.Set(uint8(d.opts.PeerRecord)),
+		vars.ConfigRefuseUnknownPorts.Set(flag(d.opts.RefuseUnknownPorts)),
+		vars.ConfigTcpPeerNames.Set(flag(d.opts.TCPPeerNames)),
 	)
+}
+
+func flag(on bool) uint8 {
+	if on {
+		return 1
+	}
+	return 0
 }
 
 func (d *Datapath) attachOne(name string, prog *ebpf.Program, typ ebpf.AttachType) error {

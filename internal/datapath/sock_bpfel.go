@@ -20,7 +20,6 @@ const (
 	sockMapBackends                 = "backends"
 	sockMapCounters                 = "counters"
 	sockMapFrontends                = "frontends"
-	sockMapPeerStorage              = "peer_storage"
 	sockMapPeers                    = "peers"
 	sockMapServices                 = "services"
 	sockMapSets                     = "sets"
@@ -36,8 +35,8 @@ const (
 	sockProgBeelineSendmsg4         = "beeline_sendmsg4"
 	sockProgBeelineSendmsg6         = "beeline_sendmsg6"
 	sockProgBeelineSockRelease      = "beeline_sock_release"
-	sockVarConfigPeerRecord         = "config_peer_record"
 	sockVarConfigRefuseUnknownPorts = "config_refuse_unknown_ports"
+	sockVarConfigTcpPeerNames       = "config_tcp_peer_names"
 )
 
 // loadSock returns the embedded CollectionSpec for sock.
@@ -97,25 +96,24 @@ type sockProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockMapSpecs struct {
-	Affinities  *ebpf.MapSpec `ebpf:"affinities"`
-	Backends    *ebpf.MapSpec `ebpf:"backends"`
-	Counters    *ebpf.MapSpec `ebpf:"counters"`
-	Frontends   *ebpf.MapSpec `ebpf:"frontends"`
-	PeerStorage *ebpf.MapSpec `ebpf:"peer_storage"`
-	Peers       *ebpf.MapSpec `ebpf:"peers"`
-	Services    *ebpf.MapSpec `ebpf:"services"`
-	Sets        *ebpf.MapSpec `ebpf:"sets"`
-	Slots       *ebpf.MapSpec `ebpf:"slots"`
-	UdpPeers    *ebpf.MapSpec `ebpf:"udp_peers"`
-	VipFilter   *ebpf.MapSpec `ebpf:"vip_filter"`
+	Affinities *ebpf.MapSpec `ebpf:"affinities"`
+	Backends   *ebpf.MapSpec `ebpf:"backends"`
+	Counters   *ebpf.MapSpec `ebpf:"counters"`
+	Frontends  *ebpf.MapSpec `ebpf:"frontends"`
+	Peers      *ebpf.MapSpec `ebpf:"peers"`
+	Services   *ebpf.MapSpec `ebpf:"services"`
+	Sets       *ebpf.MapSpec `ebpf:"sets"`
+	Slots      *ebpf.MapSpec `ebpf:"slots"`
+	UdpPeers   *ebpf.MapSpec `ebpf:"udp_peers"`
+	VipFilter  *ebpf.MapSpec `ebpf:"vip_filter"`
 }
 
 // sockVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockVariableSpecs struct {
-	ConfigPeerRecord         *ebpf.VariableSpec `ebpf:"config_peer_record"`
 	ConfigRefuseUnknownPorts *ebpf.VariableSpec `ebpf:"config_refuse_unknown_ports"`
+	ConfigTcpPeerNames       *ebpf.VariableSpec `ebpf:"config_tcp_peer_names"`
 }
 
 // sockObjects contains all objects after they have been loaded into the kernel.
@@ -138,17 +136,16 @@ func (o *sockObjects) Close() error {
 //
 // It can be passed to loadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockMaps struct {
-	Affinities  *ebpf.Map `ebpf:"affinities"`
-	Backends    *ebpf.Map `ebpf:"backends"`
-	Counters    *ebpf.Map `ebpf:"counters"`
-	Frontends   *ebpf.Map `ebpf:"frontends"`
-	PeerStorage *ebpf.Map `ebpf:"peer_storage"`
-	Peers       *ebpf.Map `ebpf:"peers"`
-	Services    *ebpf.Map `ebpf:"services"`
-	Sets        *ebpf.Map `ebpf:"sets"`
-	Slots       *ebpf.Map `ebpf:"slots"`
-	UdpPeers    *ebpf.Map `ebpf:"udp_peers"`
-	VipFilter   *ebpf.Map `ebpf:"vip_filter"`
+	Affinities *ebpf.Map `ebpf:"affinities"`
+	Backends   *ebpf.Map `ebpf:"backends"`
+	Counters   *ebpf.Map `ebpf:"counters"`
+	Frontends  *ebpf.Map `ebpf:"frontends"`
+	Peers      *ebpf.Map `ebpf:"peers"`
+	Services   *ebpf.Map `ebpf:"services"`
+	Sets       *ebpf.Map `ebpf:"sets"`
+	Slots      *ebpf.Map `ebpf:"slots"`
+	UdpPeers   *ebpf.Map `ebpf:"udp_peers"`
+	VipFilter  *ebpf.Map `ebpf:"vip_filter"`
 }
 
 func (m *sockMaps) Close() error {
@@ -157,7 +154,6 @@ func (m *sockMaps) Close() error {
 		m.Backends,
 		m.Counters,
 		m.Frontends,
-		m.PeerStorage,
 		m.Peers,
 		m.Services,
 		m.Sets,
@@ -171,8 +167,8 @@ func (m *sockMaps) Close() error {
 //
 // It can be passed to loadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockVariables struct {
-	ConfigPeerRecord         *ebpf.Variable `ebpf:"config_peer_record"`
 	ConfigRefuseUnknownPorts *ebpf.Variable `ebpf:"config_refuse_unknown_ports"`
+	ConfigTcpPeerNames       *ebpf.Variable `ebpf:"config_tcp_peer_names"`
 }
 
 // sockPrograms contains all programs after they have been loaded into the kernel.

@@ -133,7 +133,7 @@ func (w *world) options() Options {
 		BPFFS:              w.bpffs,
 		CgroupRoot:         w.cgroup.Path,
 		RefuseUnknownPorts: true,
-		PeerRecord:         abi.PeerRecordHash,
+		TCPPeerNames:       true,
 		Log:                slog.New(slog.DiscardHandler),
 	}
 }

@@ -103,7 +103,7 @@ func (w *world) listen() (err error) {
 
 // served makes a cgroup with Beeline on it and `services` Services, of which
 // the one that is measured is one.
-func (w *world) served(name string, services int, record abi.PeerRecord) (*lab.Cgroup, error) {
+func (w *world) served(name string, services int, peerNames bool) (*lab.Cgroup, error) {
 	cg, err := w.lab.Cgroup(name)
 	if err != nil {
 		return nil, err
@@ -116,7 +116,7 @@ func (w *world) served(name string, services int, record abi.PeerRecord) (*lab.C
 		BPFFS:              bpffs,
 		CgroupRoot:         cg.Path,
 		RefuseUnknownPorts: true,
-		PeerRecord:         record,
+		TCPPeerNames:       peerNames,
 		Log:                slog.Default(),
 	})
 	if err != nil {
@@ -167,24 +167,22 @@ func (w *world) scenarios() ([]*scenario, error) {
 		all = append(all, s)
 	}
 	for _, n := range []int{1, 1000, 10000} {
-		cg, err := w.served(fmt.Sprintf("services-%d", n), n, abi.PeerRecordHash)
+		cg, err := w.served(fmt.Sprintf("services-%d", n), n, true)
 		if err != nil {
 			return nil, err
 		}
-		add(connect, fmt.Sprintf("ClusterIP, %d Services", n), cg, w.connect(vip), true)
-		add(udp, fmt.Sprintf("ClusterIP, %d Services", n), cg, w.roundTrip(vip), false)
+		add(connect, fmt.Sprintf("ClusterIP, Services: %d", n), cg, w.connect(vip), true)
+		add(udp, fmt.Sprintf("ClusterIP, Services: %d", n), cg, w.roundTrip(vip), false)
 		if n == 10000 {
 			add(connect, "hooks on, no Service", cg, w.connect(pod), false)
 			add(udp, "hooks on, no Service", cg, w.roundTrip(pod), false)
 		}
 	}
-	for name, record := range map[string]abi.PeerRecord{"none": abi.PeerRecordNone, "socket storage": abi.PeerRecordStorage} {
-		cg, err := w.served("record-"+name[:4], 1, record)
-		if err != nil {
-			return nil, err
-		}
-		add(connect, "ClusterIP, 1 Service, peer record: "+name, cg, w.connect(vip), false)
+	cg, err := w.served("no-peer-names", 1, false)
+	if err != nil {
+		return nil, err
 	}
+	add(connect, "ClusterIP, Services: 1, TCP peer names off", cg, w.connect(vip), false)
 	return all, nil
 }
 
