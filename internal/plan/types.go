@@ -5,6 +5,7 @@ package plan
 import (
 	"cmp"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/beeline-net/beeline/internal/model"
@@ -58,6 +59,15 @@ type FrontendKey struct {
 	Protocol model.Protocol
 }
 
+// Compare orders keys by address, port and protocol.
+func (k FrontendKey) Compare(o FrontendKey) int {
+	return cmp.Or(k.Addr.Compare(o.Addr), cmp.Compare(k.Port, o.Port), cmp.Compare(k.Protocol, o.Protocol))
+}
+
+func (k FrontendKey) String() string {
+	return netip.AddrPortFrom(k.Addr, k.Port).String() + "/" + k.Protocol.String()
+}
+
 // Frontend is one frontend of a Service port.
 type Frontend struct {
 	FrontendKey
@@ -67,8 +77,15 @@ type Frontend struct {
 	InternalLocal, ExternalLocal bool
 	// AffinityTimeout is the idle time of a ClientIP pin; 0 means none.
 	AffinityTimeout time.Duration
-	// SourceRanges: if not empty, only these clients pass.
+	// SourceRanges: if not empty, only these clients pass. Sorted.
 	SourceRanges []netip.Prefix
+}
+
+// Equal reports whether both say the same.
+func (f Frontend) Equal(o Frontend) bool {
+	return f.FrontendKey == o.FrontendKey && f.Kind == o.Kind &&
+		f.InternalLocal == o.InternalLocal && f.ExternalLocal == o.ExternalLocal &&
+		f.AffinityTimeout == o.AffinityTimeout && slices.Equal(f.SourceRanges, o.SourceRanges)
 }
 
 // State is what a backend may be used for.
@@ -117,6 +134,9 @@ type Set struct {
 	Empty Empty
 }
 
+// Equal reports whether both say the same.
+func (s Set) Equal(o Set) bool { return s.Empty == o.Empty && slices.Equal(s.Members, o.Members) }
+
 // Port is everything the kernel must hold for one Service port.
 type Port struct {
 	ID PortID
@@ -125,8 +145,24 @@ type Port struct {
 	// Backends are sorted by address, without duplicates.
 	Backends []Backend
 	// Cluster and Local are the sets of traffic policy Cluster and Local.
-	// Local is filled only if one of the frontends has such a policy.
+	// Each is filled only if one of the frontends has such a policy.
 	Cluster, Local Set
+}
+
+// Equal reports whether both say the same.
+func (p Port) Equal(o Port) bool {
+	return p.ID == o.ID && slices.EqualFunc(p.Frontends, o.Frontends, Frontend.Equal) &&
+		slices.Equal(p.Backends, o.Backends) && p.Cluster.Equal(o.Cluster) && p.Local.Equal(o.Local)
+}
+
+// HealthCheck is what a Service's HealthCheckNodePort answers in one family.
+type HealthCheck struct {
+	Family model.Family
+	// Port is where it listens, on the addresses that serve NodePorts.
+	Port uint16
+	// LocalReady counts the distinct addresses of ready endpoints on this node,
+	// over all ports. Terminating ones never count.
+	LocalReady int
 }
 
 // Service is the plan of one Service. One without Ports and Addresses is to be
@@ -138,4 +174,16 @@ type Service struct {
 	// Addresses are the frontends with port 0: VIPs whose unknown ports are
 	// refused. Sorted by key.
 	Addresses []netip.Addr
+	// Health holds one check for each family of the Service; none if no health
+	// check is due.
+	Health []HealthCheck
+}
+
+// Empty reports whether there is nothing to hold for the Service.
+func (s Service) Empty() bool { return len(s.Ports) == 0 && len(s.Addresses) == 0 }
+
+// Equal reports whether both say the same.
+func (s Service) Equal(o Service) bool {
+	return s.Name == o.Name && slices.EqualFunc(s.Ports, o.Ports, Port.Equal) &&
+		slices.Equal(s.Addresses, o.Addresses) && slices.Equal(s.Health, o.Health)
 }

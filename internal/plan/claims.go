@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plan
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/beeline-net/beeline/internal/model"
+)
+
+// claim is a Service's claim to a frontend key. It is comparable.
+type claim struct {
+	key       FrontendKey
+	service   model.Name
+	created   time.Time // without monotonic reading, in UTC
+	clusterIP bool
+	// yields: the winner of the key leaves it unplanned.
+	yields bool
+}
+
+// rank orders the claims to one key, the winner first. The doc of the package
+// says why.
+func (c claim) rank(o claim) int {
+	switch {
+	case c.clusterIP && !o.clusterIP:
+		return -1
+	case !c.clusterIP && o.clusterIP:
+		return 1
+	}
+	return cmp.Or(c.created.Compare(o.created), c.service.Compare(o.service))
+}
+
+// claims holds who claims which key, in order of rank.
+type claims map[FrontendKey][]claim
+
+// winner returns the first claim to key.
+func (c claims) winner(key FrontendKey) (claim, bool) {
+	if list := c[key]; len(list) > 0 {
+		return list[0], true
+	}
+	return claim{}, false
+}
+
+// planned returns the claim by which key is a frontend.
+func (c claims) planned(key FrontendKey) (claim, bool) {
+	w, ok := c.winner(key)
+	return w, ok && !w.yields
+}
+
+func (c claims) add(n claim) {
+	list := c[n.key]
+	i, _ := slices.BinarySearchFunc(list, n, claim.rank)
+	c[n.key] = slices.Insert(list, i, n)
+}
+
+func (c claims) remove(old claim) {
+	list := slices.DeleteFunc(c[old.key], func(o claim) bool { return o == old })
+	if len(list) == 0 {
+		delete(c, old.key)
+		return
+	}
+	c[old.key] = list
+}
+
+// targets holds which Services have a usable endpoint at a key.
+type targets map[FrontendKey][]model.Name
+
+func (t targets) add(key FrontendKey, name model.Name) { t[key] = append(t[key], name) }
+
+func (t targets) remove(key FrontendKey, name model.Name) {
+	list := t[key]
+	i := slices.Index(list, name)
+	if i < 0 {
+		return
+	}
+	if len(list) == 1 {
+		delete(t, key)
+		return
+	}
+	t[key] = slices.Delete(list, i, i+1)
+}
+
+// difference calls gone and come for what is only in one of two lists, both
+// sorted by compare and without duplicates.
+func difference[T any](before, after []T, compare func(a, b T) int, gone, come func(T)) {
+	for len(before) > 0 || len(after) > 0 {
+		c := -1
+		switch {
+		case len(before) == 0:
+			c = 1
+		case len(after) > 0:
+			c = compare(before[0], after[0])
+		}
+		if c < 0 {
+			gone(before[0])
+		}
+		if c > 0 {
+			come(after[0])
+		}
+		if c <= 0 {
+			before = before[1:]
+		}
+		if c >= 0 {
+			after = after[1:]
+		}
+	}
+}
