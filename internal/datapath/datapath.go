@@ -97,7 +97,7 @@ func (d *Datapath) Maps() map[string]*ebpf.Map { return d.maps }
 
 // Close gives up this process's hold. What is pinned stays and goes on working.
 func (d *Datapath) Close() error {
-	closeMaps(d.maps)
+	CloseMaps(d.maps)
 	for _, l := range d.links {
 		_ = l.Close()
 	}

@@ -26,7 +26,7 @@ func OpenMaps(p Pins, write bool) (map[string]*ebpf.Map, error) {
 	for name := range specs {
 		m, err := ebpf.LoadPinnedMap(filepath.Join(p.maps(), name), &ebpf.LoadPinOptions{ReadOnly: !write})
 		if err != nil {
-			closeMaps(opened)
+			CloseMaps(opened)
 			return nil, fmt.Errorf("open map %s: %w", name, err)
 		}
 		opened[name] = m
@@ -91,7 +91,8 @@ func createMap(path string, spec *ebpf.MapSpec) (*ebpf.Map, error) {
 	return m, nil
 }
 
-func closeMaps(maps map[string]*ebpf.Map) {
+// CloseMaps closes what OpenMaps opened.
+func CloseMaps(maps map[string]*ebpf.Map) {
 	for _, m := range maps {
 		_ = m.Close()
 	}
