@@ -138,15 +138,17 @@ func (o *Oracle) Ask(p Packet) Answer {
 	q := query{Oracle: o, packet: p}
 	q.scope()
 	m, ok := q.frontend()
-	if !ok {
+	if ok {
+		q.answer.Port, q.answer.Frontend = m.port.ID, m.frontend
+	}
+	switch {
+	case q.established(m):
+	case !ok:
 		q.noFrontend()
-		return q.answer
+	case q.filtered(m.frontend):
+	default:
+		q.choose(m)
 	}
-	q.answer.Port, q.answer.Frontend = m.port.ID, m.frontend
-	if q.established(m) || q.filtered(m.frontend) {
-		return q.answer
-	}
-	q.choose(m)
 	return q.answer
 }
 
@@ -226,19 +228,20 @@ func (o *Oracle) claimed(addr netip.Addr) bool {
 
 // established reports whether the packet belongs to a flow that goes on: such a
 // one is not judged again, whatever has changed since. A UDP flow ends with its
-// backend (kube-proxy: conntrack/cleanup.go), a TCP one does not.
+// backend (kube-proxy: conntrack/cleanup.go), others do not.
 func (q *query) established(m match) bool {
 	flow := q.packet.Flow
 	if !flow.IsValid() {
 		return false
 	}
-	backend := plan.Backend{Addr: flow}
-	i := slices.IndexFunc(m.port.Backends, func(b plan.Backend) bool { return b.Addr == flow })
-	switch {
-	case i >= 0:
-		backend = m.port.Backends[i]
-	case q.packet.Protocol == model.UDP:
-		q.step("the flow's backend %v is gone: a new one is chosen", flow)
+	backend, known := plan.Backend{Addr: flow}, false
+	if m.port != nil {
+		if i := slices.IndexFunc(m.port.Backends, func(b plan.Backend) bool { return b.Addr == flow }); i >= 0 {
+			backend, known = m.port.Backends[i], true
+		}
+	}
+	if !known && q.packet.Protocol == model.UDP {
+		q.step("the flow's backend %v is gone", flow)
 		return false
 	}
 	q.step("the flow keeps its backend %v", flow)

@@ -53,14 +53,20 @@ type drafter struct {
 type scene struct {
 	config    Config
 	node      model.Node
+	nodeAddrs []netip.Addr // unmapped
 	nodePorts NodePortMatcher
 	vantage   vantage
 }
 
 func newScene(config Config, node model.Node) *scene {
+	var addresses []netip.Addr
+	for _, a := range node.Addresses {
+		addresses = append(addresses, a.Unmap())
+	}
 	return &scene{
 		config:    config,
 		node:      node,
+		nodeAddrs: addresses,
 		nodePorts: config.NodePortMatcher(node),
 		vantage:   vantage{node: config.nodeName(node), zone: node.Zone},
 	}
@@ -239,7 +245,7 @@ func (d *drafter) objection(kind Kind, addr netip.Addr) (Reason, string) {
 	}
 	same := func(o netip.Addr) bool { return o.Unmap() == addr }
 	switch {
-	case slices.ContainsFunc(d.node.Addresses, same):
+	case slices.Contains(d.nodeAddrs, addr):
 		return AddressProtected, "an address of this node"
 	case slices.ContainsFunc(strict.Protected, same):
 		return AddressProtected, "a protected address"
@@ -304,9 +310,10 @@ func (d *drafter) sortWishes() {
 // yield finds the targets, and the wishes that make way for one.
 func (d *drafter) yield() {
 	for _, port := range d.ports {
+		d.targets = slices.Grow(d.targets, len(port.endpoints))
 		for i := range port.endpoints {
 			if e := &port.endpoints[i]; e.usable() {
-				d.targets = append(d.targets, d.reached(e.addr, port.id.Protocol)...)
+				d.targets = d.appendReached(d.targets, e.addr, port.id.Protocol)
 			}
 		}
 	}
@@ -319,10 +326,11 @@ func (d *drafter) yield() {
 	}
 }
 
-// reached lists the keys of the frontends that a packet to addr would meet.
-func (s *scene) reached(addr netip.AddrPort, protocol model.Protocol) []FrontendKey {
-	keys := []FrontendKey{{addr.Addr(), addr.Port(), protocol}}
-	if slices.Contains(s.node.Addresses, addr.Addr()) && s.nodePorts.Match(addr.Addr()) {
+// appendReached appends the keys of the frontends that a packet to addr would
+// meet.
+func (s *scene) appendReached(keys []FrontendKey, addr netip.AddrPort, protocol model.Protocol) []FrontendKey {
+	keys = append(keys, FrontendKey{addr.Addr(), addr.Port(), protocol})
+	if slices.Contains(s.nodeAddrs, addr.Addr()) && s.nodePorts.Match(addr.Addr()) {
 		keys = append(keys, FrontendKey{unspecified(model.FamilyOf(addr.Addr())), addr.Port(), protocol})
 	}
 	return keys

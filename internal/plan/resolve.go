@@ -92,7 +92,8 @@ func (r *resolver) port(dp draftPort, frontends []Frontend) Port {
 
 // loops reports whether what is sent to an endpoint would be translated again.
 func (r *resolver) loops(id PortID, e endpoint) bool {
-	for _, key := range r.scene.reached(e.addr, id.Protocol) {
+	var keys [2]FrontendKey
+	for _, key := range r.scene.appendReached(keys[:0], e.addr, id.Protocol) {
 		if owner, ok := r.claims.planned(key); ok {
 			r.problem(BackendIsFrontend, "endpoint %v/%v is a frontend of Service %v", e.addr, id.Protocol, owner.service)
 			return true
