@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"math"
+	"net/netip"
+	"time"
+)
+
+// Reload says what a changed setting needs to take effect.
+type Reload string
+
+// What a change needs.
+const (
+	// Live settings change while the agent runs.
+	Live Reload = "live"
+	// Restart settings need a new agent. Traffic does not notice a restart.
+	Restart Reload = "restart"
+)
+
+// packetPath is what settings wait for that only matter to packets.
+const packetPath = "the packet path (tc)"
+
+// field is one setting.
+type field struct {
+	// path is its place in an AgentConfiguration file.
+	path string
+	// flag is its name on the command line; kube-proxy's, where it has one.
+	flag string
+	// short is the flag's letter; empty for none.
+	short  string
+	reload Reload
+	// pending names what is missing before the setting has any effect; empty
+	// for one that has.
+	pending string
+	doc     string
+	value   value
+}
+
+// fields lists every setting, in the order of the reference page.
+func fields() []field {
+	var all []field
+	for _, section := range [][]field{
+		generalFields(), nodeFields(), kernelFields(), mapFields(), datapathFields(),
+		serviceFields(), conntrackFields(), agentFields(),
+	} {
+		all = append(all, section...)
+	}
+	return all
+}
+
+// setting makes a field with one value.
+func setting[T any](path, flag string, r Reload, c codec[T], at func(*Config) *T, doc string) field {
+	return field{path: path, flag: flag, reload: r, doc: doc, value: scalar[T]{c, at}}
+}
+
+// settings makes a field with a list of values.
+func settings[T any](path, flag string, r Reload, c codec[T], at func(*Config) *[]T, doc string) field {
+	return field{path: path, flag: flag, reload: r, doc: doc, value: list[T]{c, at}}
+}
+
+// waiting marks fields that have no effect yet.
+func waiting(what string, all ...field) []field {
+	for i := range all {
+		all[i].pending = what
+	}
+	return all
+}
+
+func generalFields() []field {
+	return []field{
+		setting("manifests", "manifests", Restart, text("path"),
+			func(c *Config) *string { return &c.Manifests },
+			"Folder of Service and EndpointSlice YAML to use instead of an API server."),
+		setting("bindAddressHardFail", "bind-address-hard-fail", Restart, boolean(),
+			func(c *Config) *bool { return &c.BindHardFail },
+			"Exit if the servers of health or metrics cannot listen; otherwise keep trying."),
+		setting("oomScoreAdj", "oom-score-adj", Restart, integer(-1000, 1000),
+			func(c *Config) *int { return &c.OOMScoreAdj },
+			"The agent's oom_score_adj: how willingly the kernel kills it when memory is short."),
+	}
+}
+
+func nodeFields() []field {
+	return []field{
+		setting("node.name", "node-name", Restart, nodeName(),
+			func(c *Config) *string { return &c.Node.Name },
+			"Name of this node's Node object. Empty: the host's name in lower case."),
+		setting("node.ip", "bind-address", Restart, address(),
+			func(c *Config) *netip.Addr { return &c.Node.IP },
+			"The node's primary address. 0.0.0.0 or :: takes it from the Node object. Nothing listens on it; the name of the flag is kube-proxy's."),
+		setting("kubernetes.kubeconfig", "kubeconfig", Restart, text("path"),
+			func(c *Config) *string { return &c.Kubernetes.Kubeconfig },
+			"Kubeconfig file. Empty, with no master either: the in-cluster configuration."),
+		setting("kubernetes.master", "master", Restart, text("URL"),
+			func(c *Config) *string { return &c.Kubernetes.Master },
+			"URL of the API server; overrides the one in the kubeconfig."),
+		setting("kubernetes.contentType", "kube-api-content-type", Restart, text("media type"),
+			func(c *Config) *string { return &c.Kubernetes.ContentType },
+			"Encoding of requests to the API server."),
+		setting("kubernetes.acceptContentTypes", "kube-api-accept-content-types", Restart, text("list of media types"),
+			func(c *Config) *string { return &c.Kubernetes.AcceptContentTypes },
+			"Encodings accepted from the API server. Empty: the same as `kubernetes.contentType`."),
+		setting("kubernetes.qps", "kube-api-qps", Restart, number(),
+			func(c *Config) *float32 { return &c.Kubernetes.QPS },
+			"Requests a second to the API server; watches do not count."),
+		setting("kubernetes.burst", "kube-api-burst", Restart, integer(0, math.MaxInt32),
+			func(c *Config) *int { return &c.Kubernetes.Burst },
+			"Requests to the API server that may exceed the rate at once."),
+		setting("kubernetes.resyncPeriod", "config-sync-period", Restart, duration(1),
+			func(c *Config) *time.Duration { return &c.Kubernetes.Resync },
+			"How often everything known from the API server is looked at again."),
+	}
+}
+
+func kernelFields() []field {
+	return []field{
+		setting("kernel.cgroupRoot", "cgroup-root", Restart, directory(),
+			func(c *Config) *string { return &c.Kernel.CgroupRoot },
+			"The cgroup2 directory below which sockets reach Services. Nothing is attached outside it."),
+		setting("kernel.bpffs", "bpffs", Restart, directory(),
+			func(c *Config) *string { return &c.Kernel.BPFFS },
+			"The bpf file system in which programs, links and maps are pinned."),
+	}
+}
+
+// maxEntries keeps every index and every product of indexes within 32 bits.
+const maxEntries = 1 << 26
+
+func mapFields() []field {
+	size := func(name, flag string, at func(*Config) *int, doc string) field {
+		return setting("maps."+name, flag, Restart, integer(16, maxEntries), at, doc)
+	}
+	return []field{
+		size("frontends", "max-frontends", func(c *Config) *int { return &c.Maps.Frontends },
+			"Addresses with ports under which Services are reached, all kinds together."),
+		size("services", "max-services", func(c *Config) *int { return &c.Maps.Services },
+			"Service ports, each family counted."),
+		size("slots", "max-slots", func(c *Config) *int { return &c.Maps.Slots },
+			"Places in backend sets. A changed set needs room beside its old version; twice the backends is ample."),
+		size("backends", "max-backends", func(c *Config) *int { return &c.Maps.Backends },
+			"Endpoints of Service ports."),
+		size("peers", "max-peers", func(c *Config) *int { return &c.Maps.Peers },
+			"TCP sockets connected through a Service; beyond that, getpeername() shows the backend."),
+		size("affinities", "max-affinities", func(c *Config) *int { return &c.Maps.Affinities },
+			"Clients pinned to a backend by session affinity; beyond that, the oldest are forgotten."),
+	}
+}
+
+func datapathFields() []field {
+	return []field{
+		setting("datapath.refuseUnknownPorts", "refuse-unknown-ports", Restart, boolean(),
+			func(c *Config) *bool { return &c.Datapath.RefuseUnknownPorts },
+			"Refuse at once what reaches a Service's address on a port that the Service does not have (as kube-proxy in nftables mode). Otherwise it is passed on untouched (as in iptables mode)."),
+		setting("datapath.tcpPeerRecords", "tcp-peer-records", Restart, boolean(),
+			func(c *Config) *bool { return &c.Datapath.TCPPeerRecords },
+			"Remember for each TCP socket which Service it asked for, so that getpeername() says so. Without it, connecting is cheaper and getpeername() shows the backend."),
+	}
+}
+
+func serviceFields() []field {
+	all := []field{
+		settings("nodePorts.addresses", "nodeport-addresses", Live, nodePortAddress(),
+			func(c *Config) *[]NodePortAddress { return &c.NodePorts.Addresses },
+			"Addresses of the node on which NodePorts are served: CIDRs, or `primary` (the Node object's first address of each family), `localhost`, `all`."),
+		setting("nodePorts.localhost", "localhost-nodeports", Live, boolean(),
+			func(c *Config) *bool { return &c.NodePorts.Localhost },
+			"Serve NodePorts on 127.0.0.1 too, if `nodePorts.addresses` includes it."),
+		setting("claims.externalIPs", "external-ips", Live, boolean(),
+			func(c *Config) *bool { return &c.Claims.ExternalIPs },
+			"Serve spec.externalIPs of Services (kube-proxy's feature gate AllowServiceExternalIPs)."),
+		setting("claims.strict", "strict-claims", Live, boolean(),
+			func(c *Config) *bool { return &c.Claims.Strict },
+			"Let Services take ExternalIPs and LoadBalancer addresses only from `claims.allowed`, and never an address of a node or an API server."),
+		settings("claims.allowed", "claim-cidrs", Live, prefix(),
+			func(c *Config) *[]netip.Prefix { return &c.Claims.Allowed },
+			"Where ExternalIPs and LoadBalancer addresses may come from if `claims.strict` is set."),
+	}
+	return append(all, waiting(packetPath,
+		setting("localTraffic.mode", "detect-local-mode", Restart,
+			oneOf(ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix),
+			func(c *Config) *LocalMode { return &c.LocalTraffic.Mode },
+			"How packets of this node's pods are told from packets of others."),
+		settings("localTraffic.clusterCIDRs", "cluster-cidr", Restart, prefix(),
+			func(c *Config) *[]netip.Prefix { return &c.LocalTraffic.ClusterCIDRs },
+			"Addresses of all pods, at most one CIDR of each family, for mode ClusterCIDR."),
+		setting("localTraffic.bridgeInterface", "pod-bridge-interface", Restart, text("device"),
+			func(c *Config) *string { return &c.LocalTraffic.BridgeInterface },
+			"The bridge of the pods, for mode BridgeInterface."),
+		setting("localTraffic.interfaceNamePrefix", "pod-interface-name-prefix", Restart, text("start of device names"),
+			func(c *Config) *string { return &c.LocalTraffic.InterfaceNamePrefix },
+			"What the names of the pods' devices begin with, for mode InterfaceNamePrefix."),
+		setting("masquerade.all", "masquerade-all", Restart, boolean(),
+			func(c *Config) *bool { return &c.Masquerade.All },
+			"Rewrite the source of all traffic to ClusterIPs."),
+		setting("masquerade.bit", "masquerade-bit", Restart, integer(0, 31),
+			func(c *Config) *int { return &c.Masquerade.Bit },
+			"Bit of the packet mark that means \"rewrite the source\" to other software."),
+	)...)
+}
+
+func conntrackFields() []field {
+	timeout := func(name, flag string, at func(*Config) *time.Duration, doc string) field {
+		return setting("conntrack."+name, flag, Restart, duration(0), at, doc+" 0s leaves the system's value.")
+	}
+	return waiting(packetPath,
+		setting("conntrack.maxPerCore", "conntrack-max-per-core", Restart, integer(0, math.MaxInt32),
+			func(c *Config) *int { return &c.Conntrack.MaxPerCore },
+			"Tracked flows for each CPU core. 0 leaves the system's limit and ignores `conntrack.min`."),
+		setting("conntrack.min", "conntrack-min", Restart, integer(0, math.MaxInt32),
+			func(c *Config) *int { return &c.Conntrack.Min },
+			"Least number of tracked flows, however few cores there are."),
+		timeout("tcpEstablishedTimeout", "conntrack-tcp-timeout-established",
+			func(c *Config) *time.Duration { return &c.Conntrack.TCPEstablished },
+			"Idle time after which a TCP connection is forgotten."),
+		timeout("tcpCloseWaitTimeout", "conntrack-tcp-timeout-close-wait",
+			func(c *Config) *time.Duration { return &c.Conntrack.TCPCloseWait },
+			"The same for half-closed TCP connections (CLOSE_WAIT)."),
+		setting("conntrack.tcpBeLiberal", "conntrack-tcp-be-liberal", Restart, boolean(),
+			func(c *Config) *bool { return &c.Conntrack.TCPLiberal },
+			"Do not call TCP packets outside the window invalid."),
+		timeout("udpTimeout", "conntrack-udp-timeout",
+			func(c *Config) *time.Duration { return &c.Conntrack.UDPUnreplied },
+			"Idle time after which an unanswered UDP flow is forgotten."),
+		timeout("udpStreamTimeout", "conntrack-udp-timeout-stream",
+			func(c *Config) *time.Duration { return &c.Conntrack.UDPStream },
+			"The same for answered UDP flows."),
+	)
+}
+
+// The ports of kube-proxy's servers.
+const (
+	healthPort  = 10256
+	metricsPort = 10249
+)
+
+func agentFields() []field {
+	verbosity := setting("logging.verbosity", "v", Live, integer(0, math.MaxInt32),
+		func(c *Config) *int { return &c.Logging.Verbosity },
+		"How much is logged, on klog's scale: 4 and more shows debug messages.")
+	verbosity.short = "v"
+	return []field{
+		setting("sync.period", "sync-period", Live, duration(1),
+			func(c *Config) *time.Duration { return &c.Sync.Period },
+			"How often failed work is tried again at the latest. A change that waits twice as long makes the node unhealthy."),
+		setting("sync.minPeriod", "min-sync-period", Live, duration(0),
+			func(c *Config) *time.Duration { return &c.Sync.MinPeriod },
+			"How long changes are collected before they are written. 0s writes at once, which costs little."),
+		setting("health.bindAddress", "healthz-bind-address", Restart, bind(healthPort),
+			func(c *Config) *netip.AddrPort { return &c.Health.Bind },
+			"Where /healthz and /livez are served. If `node.ip` is an IPv6 address, [::]:10256."),
+		setting("metrics.bindAddress", "metrics-bind-address", Restart, bind(metricsPort),
+			func(c *Config) *netip.AddrPort { return &c.Metrics.Bind },
+			"Where /metrics, /proxyMode and /configz are served. If `node.ip` is an IPv6 address, [::1]:10249."),
+		setting("metrics.profiling", "profiling", Restart, boolean(),
+			func(c *Config) *bool { return &c.Metrics.Profiling },
+			"Serve /debug/pprof and /debug/flags beside the metrics."),
+		verbosity,
+		setting("logging.format", "logging-format", Restart, oneOf("text", "json"),
+			func(c *Config) *string { return &c.Logging.Format },
+			"How log lines look."),
+	}
+}
