@@ -64,22 +64,50 @@ func (c claims) remove(old claim) {
 	c[old.key] = list
 }
 
-// targets holds which Services have a usable endpoint at a key.
-type targets map[FrontendKey][]model.Name
+// targets holds which Services have a usable endpoint at a key. Nearly every key
+// has one user; the others are kept apart, so that the many cost little.
+type targets struct {
+	first map[FrontendKey]*entry
+	more  map[FrontendKey][]*entry
+}
 
-func (t targets) add(key FrontendKey, name model.Name) { t[key] = append(t[key], name) }
+func newTargets() targets {
+	return targets{map[FrontendKey]*entry{}, map[FrontendKey][]*entry{}}
+}
 
-func (t targets) remove(key FrontendKey, name model.Name) {
-	list := t[key]
-	i := slices.Index(list, name)
-	if i < 0 {
+func (t targets) add(key FrontendKey, e *entry) {
+	if _, taken := t.first[key]; taken {
+		t.more[key] = append(t.more[key], e)
 		return
 	}
-	if len(list) == 1 {
-		delete(t, key)
+	t.first[key] = e
+}
+
+func (t targets) remove(key FrontendKey, e *entry) {
+	more := t.more[key]
+	i := slices.Index(more, e)
+	switch {
+	case i >= 0:
+	case len(more) == 0:
+		delete(t.first, key)
+		return
+	default:
+		i = 0
+		t.first[key] = more[0]
+	}
+	if more = slices.Delete(more, i, i+1); len(more) == 0 {
+		delete(t.more, key)
 		return
 	}
-	t[key] = slices.Delete(list, i, i+1)
+	t.more[key] = more
+}
+
+// users returns the Services with an endpoint at key, in no order.
+func (t targets) users(key FrontendKey) []*entry {
+	if e, ok := t.first[key]; ok {
+		return append([]*entry{e}, t.more[key]...)
+	}
+	return nil
 }
 
 // difference calls gone and come for what is only in one of two lists, both

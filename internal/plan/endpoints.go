@@ -44,6 +44,7 @@ func gather(all []model.EndpointSlice, family model.Family, port portName, nodeN
 			if p.Port == 0 || p.Name != port.name || p.Protocol != port.protocol {
 				continue
 			}
+			eps = slices.Grow(eps, len(slice.Endpoints))
 			for j := range slice.Endpoints {
 				ep := &slice.Endpoints[j]
 				if refusal(ep.Addr, family) != "" {

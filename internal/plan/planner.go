@@ -37,7 +37,7 @@ func New(config Config) *Planner {
 		scene:    newScene(config, model.Node{}),
 		services: map[model.Name]*entry{},
 		claims:   claims{},
-		targets:  targets{},
+		targets:  newTargets(),
 		problems: map[model.Name][]Problem{},
 	}
 }
@@ -71,7 +71,7 @@ func (p *Planner) setScene(next *scene) []Service {
 	drafts := make(map[model.Name]draft, len(p.services))
 	for name, e := range p.services {
 		drafts[name] = p.scene.draft(e.service, e.slices)
-		p.enter(name, e, drafts[name], func(model.Name) {})
+		p.enter(e, drafts[name], func(model.Name) {})
 	}
 	var changed []Service
 	for _, name := range p.names() {
@@ -102,7 +102,7 @@ func (p *Planner) Update(name model.Name, service *model.Service, endpointSlices
 		d = p.scene.draft(service, endpointSlices)
 	}
 	dirty := map[model.Name]bool{}
-	p.enter(name, e, d, func(other model.Name) { dirty[other] = true })
+	p.enter(e, d, func(other model.Name) { dirty[other] = true })
 	delete(dirty, name)
 
 	var changed []Service
@@ -124,7 +124,7 @@ func (p *Planner) Update(name model.Name, service *model.Service, endpointSlices
 
 // enter brings claims and targets of a Service up to date, and calls dirty for
 // every Service whose plan may change by that.
-func (p *Planner) enter(name model.Name, e *entry, d draft, dirty func(model.Name)) {
+func (p *Planner) enter(e *entry, d draft, dirty func(model.Name)) {
 	next := d.claims(e.service)
 	touch := func(change func(claim)) func(claim) {
 		return func(c claim) {
@@ -134,16 +134,16 @@ func (p *Planner) enter(name model.Name, e *entry, d draft, dirty func(model.Nam
 			}
 			change(c)
 			if after, _ := p.claims.winner(c.key); after != before {
-				for _, user := range p.targets[c.key] {
-					dirty(user)
+				for _, user := range p.targets.users(c.key) {
+					dirty(user.plan.Name)
 				}
 			}
 		}
 	}
 	difference(e.claims, next, claim.compare, touch(p.claims.remove), touch(p.claims.add))
 	difference(e.targets, d.targets, FrontendKey.Compare,
-		func(k FrontendKey) { p.targets.remove(k, name) },
-		func(k FrontendKey) { p.targets.add(k, name) })
+		func(k FrontendKey) { p.targets.remove(k, e) },
+		func(k FrontendKey) { p.targets.add(k, e) })
 	e.claims, e.targets = next, d.targets
 }
 

@@ -40,7 +40,7 @@ func TestSmoke(t *testing.T) {
 	if got := p.Update(name, nil, nil); len(got) != 1 || !got[0].Empty() {
 		t.Fatal(got)
 	}
-	if len(p.services)+len(p.claims)+len(p.targets)+len(p.problems) != 0 {
+	if len(p.services)+len(p.claims)+len(p.targets.first)+len(p.targets.more)+len(p.problems) != 0 {
 		t.Fatal("something left")
 	}
 }

@@ -69,6 +69,10 @@ func (r *resolver) port(dp draftPort, frontends []Frontend) Port {
 	}
 	eps := slices.DeleteFunc(dp.endpoints, func(e endpoint) bool { return e.usable() && r.loops(dp.id, e) })
 	usable := categorise(eps, r.scene.vantage)
+	port.Backends = slices.Grow(port.Backends, len(eps))
+	if useCluster {
+		port.Cluster.Members = slices.Grow(port.Cluster.Members, len(eps))
+	}
 	for i := range eps {
 		e := &eps[i]
 		e.inCluster = e.inCluster && useCluster
