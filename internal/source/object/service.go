@@ -91,6 +91,9 @@ func (c *checker) clusterIPs(spec *corev1.ServiceSpec) []netip.Addr {
 		}
 		return []netip.Addr{addr}
 	}
+	if len(spec.ClusterIPs) > 0 && spec.ClusterIPs[0] != spec.ClusterIP {
+		c.addf("spec.clusterIP: %s differs from spec.clusterIPs[0], which is used", quote(spec.ClusterIP))
+	}
 	var addrs []netip.Addr
 	for i, s := range spec.ClusterIPs {
 		addr, err := parseAddr(s)
