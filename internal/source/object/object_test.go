@@ -425,7 +425,7 @@ func TestSlice(t *testing.T) {
 		{name: "of no Service", none: true, in: func(s *discoveryv1.EndpointSlice) { s.Labels = nil }},
 		{name: "of a Service without name", none: true, in: label(discoveryv1.LabelServiceName, "")},
 		{name: "of a headless Service", none: true, in: label(corev1.IsHeadlessService, "")},
-		{name: "of another proxy", none: true, in: label(LabelProxyName, "x")},
+		{name: "with the name of another proxy", in: label(LabelProxyName, "x")},
 		{name: "FQDN", none: true, in: func(s *discoveryv1.EndpointSlice) { s.AddressType = discoveryv1.AddressTypeFQDN }},
 		{name: "of a Service with an impossible name", none: true, in: label(discoveryv1.LabelServiceName, "a/b"),
 			problems: []string{`metadata.labels[kubernetes.io/service-name]: "a/b" is not a Service's name`}},

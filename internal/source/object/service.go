@@ -13,8 +13,8 @@ import (
 	"github.com/beeline-net/beeline/internal/model"
 )
 
-// LabelProxyName on a Service or EndpointSlice gives it to another proxy. Its
-// presence decides, whatever its value.
+// LabelProxyName on a Service gives it to another proxy. Its presence decides,
+// whatever its value.
 const LabelProxyName = "service.kubernetes.io/service-proxy-name"
 
 // Bounds of spec.sessionAffinityConfig.clientIP.timeoutSeconds.

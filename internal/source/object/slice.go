@@ -13,13 +13,13 @@ import (
 )
 
 // Slice converts an EndpointSlice. The result is nil if it is none of a
-// proxy's business (no Service, of a headless Service, of another proxy,
-// FQDN), or if it cannot be used.
+// proxy's business (no Service, of a headless Service, FQDN), or if it cannot be
+// used. A proxy's name on the slice means nothing: the Service's own label
+// decides who serves it, and kube-proxy watches such slices too.
 func Slice(in *discoveryv1.EndpointSlice) (*model.EndpointSlice, []Problem) {
 	service := in.Labels[discoveryv1.LabelServiceName]
 	_, headless := in.Labels[corev1.IsHeadlessService]
-	_, foreign := in.Labels[LabelProxyName]
-	if service == "" || headless || foreign || in.AddressType == discoveryv1.AddressTypeFQDN {
+	if service == "" || headless || in.AddressType == discoveryv1.AddressTypeFQDN {
 		return nil, nil
 	}
 	c := &checker{kind: "EndpointSlice", namespace: in.Namespace, name: in.Name}
