@@ -101,8 +101,8 @@ static __always_inline enum verdict sock_choose(struct bpf_sock_addr *ctx,
 						const struct frontend *f,
 						struct lb_choice *choice)
 {
-	enum set_kind kind = f->flags & FRONTEND_INTERNAL_LOCAL ? SET_LOCAL :
-								  SET_CLUSTER;
+	enum set_kind kind =
+		f->flags & FRONTEND_INTERNAL_LOCAL ? SET_LOCAL : SET_CLUSTER;
 	struct affinity_key client = {};
 
 	if (f->flags & FRONTEND_ADDRESS) {
@@ -169,9 +169,8 @@ static __always_inline enum sock_result sock_connect(struct bpf_sock_addr *ctx,
 
 /* The backend this socket already talks to through that frontend: kept while
  * it lives, so that an exchange of many datagrams stays in one place. */
-static __always_inline bool udp_reuse(struct udp_flow *flow,
-				      const struct frontend *f,
-				      struct sock_dest *d)
+static __always_inline bool
+udp_reuse(struct udp_flow *flow, const struct frontend *f, struct sock_dest *d)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
 

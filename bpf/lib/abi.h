@@ -65,7 +65,7 @@ _Static_assert(sizeof(struct frontend) == 16, "frontend");
  */
 enum empty_set {
 	EMPTY_SET_REJECT = 0, /* no endpoint anywhere: refused at once */
-	EMPTY_SET_DROP = 1,   /* traffic policy Local, endpoints only elsewhere */
+	EMPTY_SET_DROP = 1, /* traffic policy Local, endpoints only elsewhere */
 };
 
 enum set_kind {
@@ -174,12 +174,12 @@ _Static_assert(sizeof(struct affinity) == 16, "affinity");
 
 /* Things that happened instead of a translation, per CPU. Append only. */
 enum counter {
-	COUNTER_NO_BACKEND,	 /* refused: no endpoint anywhere */
-	COUNTER_NO_LOCAL,	 /* dropped: policy Local, none local */
-	COUNTER_UNKNOWN_PORT,	 /* refused: the Service has no such port */
-	COUNTER_STALE_TABLE,	 /* a table pointed nowhere; a bug if it grows */
-	COUNTER_PEER_FULL,	 /* TCP peer not recorded: map full */
-	COUNTER_UDP_NO_STORAGE,	 /* UDP peer not recorded: no memory */
+	COUNTER_NO_BACKEND,	/* refused: no endpoint anywhere */
+	COUNTER_NO_LOCAL,	/* dropped: policy Local, none local */
+	COUNTER_UNKNOWN_PORT,	/* refused: the Service has no such port */
+	COUNTER_STALE_TABLE,	/* a table pointed nowhere; a bug if it grows */
+	COUNTER_PEER_FULL,	/* TCP peer not recorded: map full */
+	COUNTER_UDP_NO_STORAGE, /* UDP peer not recorded: no memory */
 	COUNTER_UDP_FLOW_EVICTED, /* a socket talks to > UDP_FLOWS Services */
 	COUNTER_COUNT,
 };

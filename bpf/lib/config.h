@@ -10,7 +10,8 @@
 
 #define CONFIG(type, name, doc) volatile const type config_##name
 
-CONFIG(__u8, refuse_unknown_ports, "a VIP's unknown port is refused, not passed");
+CONFIG(__u8, refuse_unknown_ports,
+       "a VIP's unknown port is refused, not passed");
 CONFIG(__u8, tcp_peer_names, "getpeername() on TCP tells the VIP (ADR 0003)");
 
 #endif

@@ -12,7 +12,8 @@
 #include "count.h"
 #include "lb.h"
 
-static __always_inline void tcp_peer_record(void *ctx, const struct ip_addr *vip,
+static __always_inline void tcp_peer_record(void *ctx,
+					    const struct ip_addr *vip,
 					    __be16 port,
 					    const struct lb_choice *choice)
 {

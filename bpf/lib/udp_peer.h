@@ -17,7 +17,8 @@
 #define UDP_TIMEOUT_NS (30 * NSEC_PER_SEC)
 #define UDP_STREAM_TIMEOUT_NS (120 * NSEC_PER_SEC)
 
-static __always_inline bool udp_flow_fresh(const struct udp_flow *flow, __u64 now)
+static __always_inline bool udp_flow_fresh(const struct udp_flow *flow,
+					   __u64 now)
 {
 	__u64 limit = flow->replied ? UDP_STREAM_TIMEOUT_NS : UDP_TIMEOUT_NS;
 
@@ -67,7 +68,8 @@ static __always_inline struct udp_flow *udp_flow_unused(struct udp_flows *flows)
 }
 
 static __always_inline void udp_flow_write(struct udp_flow *flow,
-					   const struct ip_addr *vip, __be16 port,
+					   const struct ip_addr *vip,
+					   __be16 port,
 					   const struct lb_choice *choice)
 {
 	flow->vip = *vip;
