@@ -62,6 +62,15 @@ func (a alias) outcome() string {
 	return "sets `" + a.to + "`: " + a.why
 }
 
+// modeRule allows kube-proxy's modes on Linux.
+func modeRule() rule {
+	modes := oneOf(modeIPTables, modeIPVS, modeNFTables)
+	return rule{
+		func(s string) bool { _, ok := modes.parse(s); return ok || s == "" },
+		modes.allowed + ", or empty",
+	}
+}
+
 const (
 	whyWindows   = "ignored: Windows only"
 	whyLogging   = "ignored: logs are not buffered or split"
@@ -89,7 +98,7 @@ func kubeProxyGeneral() []alias {
 		{name: "bindAddressHardFail", shape: shapeBoolean, to: "bindAddressHardFail"},
 		{name: "enableProfiling", shape: shapeBoolean, to: "metrics.profiling"},
 		{name: "showHiddenMetricsForVersion", why: "ignored: no metric is hidden"},
-		{name: "mode", rule: ruleOf(oneOf("", modeIPTables, modeIPVS, modeNFTables)), take: (*merge).mode, why: "accepted; eBPF runs in any case. It picks which of the sections below counts, and the defaults of NodePorts"},
+		{name: "mode", rule: modeRule(), take: (*merge).mode, why: "accepted; eBPF runs in any case. It picks which of the sections below counts, and the defaults of NodePorts"},
 		{name: "detectLocalMode", to: "localTraffic.mode"},
 		{name: "detectLocal.bridgeInterface", to: "localTraffic.bridgeInterface"},
 		{name: "detectLocal.interfaceNamePrefix", to: "localTraffic.interfaceNamePrefix"},
@@ -163,7 +172,7 @@ func kubeProxyFlags() []alias {
 	notIPVS, ipvs := []proxyMode{modeIPTables, modeNFTables}, []proxyMode{modeIPVS}
 	return []alias{
 		{name: "hostname-override", to: "node.name"},
-		{name: "proxy-mode", rule: ruleOf(oneOf("", modeIPTables, modeIPVS, modeNFTables)), take: (*merge).mode, why: "accepted; eBPF runs in any case"},
+		{name: "proxy-mode", rule: modeRule(), take: (*merge).mode, why: "accepted; eBPF runs in any case"},
 		{name: "feature-gates", shape: shapeList, take: (*merge).featureGates, why: "AllowServiceExternalIPs sets `claims.externalIPs`; others are ignored"},
 		{name: "iptables-masquerade-bit", shape: shapeInteger, to: "masquerade.bit"},
 		{name: "iptables-localhost-nodeports", shape: shapeBoolean, to: "nodePorts.localhost"},
@@ -280,7 +289,7 @@ func (m *merge) kubeProxyField(doc *document, a alias, raw any, mode proxyMode) 
 	where := doc.where(a.name)
 	list, ok := items(a.shape, raw)
 	if !ok {
-		m.problem(where, quote(raw), "must be a "+a.shape.String())
+		m.problem(where, quote(raw), "must be "+a.shape.phrase())
 		return nil
 	}
 	if zero(list) && !a.ownZero {

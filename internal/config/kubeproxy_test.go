@@ -3,7 +3,6 @@
 package config
 
 import (
-	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -119,9 +118,6 @@ func TestAliasesStandForSettings(t *testing.T) {
 		if !flags[name] {
 			t.Errorf("--%s is no flag of a setting", name)
 		}
-	}
-	if len(paths) != len(slices.Collect(maps.Keys(flags))) {
-		t.Error("every setting has one flag")
 	}
 }
 

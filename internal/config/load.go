@@ -132,7 +132,7 @@ func (m *merge) documents(paths []string, files map[string][]byte) (beeline, kub
 		case doc.is(kubeProxyAPIVersion, kubeProxyKind) && kubeProxy == nil:
 			kubeProxy = &doc
 		case doc.is(APIVersion, Kind), doc.is(kubeProxyAPIVersion, kubeProxyKind):
-			m.problem(path, "", fmt.Sprintf("must be the only file with a %s", doc.fields["kind"]))
+			m.problem(path, "", fmt.Sprintf("must be the only file of kind %s", doc.fields["kind"]))
 		default:
 			m.problem(path, fmt.Sprintf("apiVersion %s, kind %s", quote(doc.fields["apiVersion"]), quote(doc.fields["kind"])),
 				fmt.Sprintf("must be %s of %s or %s of %s", Kind, APIVersion, kubeProxyKind, kubeProxyAPIVersion))

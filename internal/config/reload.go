@@ -28,10 +28,10 @@ type Change struct {
 func (c Change) String() string { return fmt.Sprintf("%s: %s -> %s", c.Path, c.Old, c.New) }
 
 // Changes lists the settings that differ, in the order of the reference page.
-func Changes(old, new Config) []Change {
+func Changes(old, next Config) []Change {
 	var changes []Change
 	for _, f := range fields() {
-		before, after := quote(f.value.get(&old)), quote(f.value.get(&new))
+		before, after := quote(f.value.get(&old)), quote(f.value.get(&next))
 		if before != after {
 			changes = append(changes, Change{f.path, before, after, f.reload})
 		}
@@ -78,7 +78,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	defer stop()
 	ticker := time.NewTicker(look)
 	defer ticker.Stop()
-	quiet := time.NewTimer(0)
+	quiet := time.NewTimer(settle)
 	for {
 		select {
 		case <-ctx.Done():

@@ -31,6 +31,14 @@ func (s shape) String() string {
 		"list of strings", "mapping of names to booleans", "value"}[s]
 }
 
+// phrase is the name with its article.
+func (s shape) phrase() string {
+	if s == shapeInteger {
+		return "an " + s.String()
+	}
+	return "a " + s.String()
+}
+
 // codec turns the text of one value into a T and back.
 type codec[T any] struct {
 	shape shape
