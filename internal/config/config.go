@@ -117,6 +117,18 @@ const (
 	All Keyword = "all"
 )
 
+// Prefixes is what a keyword stands for, whatever the node's addresses: nothing
+// for Primary.
+func (k Keyword) Prefixes() []netip.Prefix {
+	switch k {
+	case Localhost:
+		return []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+	case All:
+		return []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+	}
+	return nil
+}
+
 // NodePortAddress is one entry of NodePorts.Addresses: a keyword or a prefix.
 type NodePortAddress struct {
 	Keyword Keyword
