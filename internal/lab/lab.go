@@ -5,7 +5,7 @@
 // benchmarks and the demo stand on it. It knows nothing of Services.
 //
 // Whatever a Lab made goes away with Close; what a killed process left behind
-// goes away with Sweep.
+// goes away with the next New of the same name.
 package lab
 
 import (
@@ -36,19 +36,27 @@ type Lab struct {
 // prefix marks the names of every lab's namespaces and cgroups.
 const prefix = "beeline-"
 
-// New starts an empty lab. The name appears in the names of its namespaces
-// and must be free.
+// New starts an empty lab after sweeping away what a killed process left of
+// one of this name. The name appears in the names of its namespaces; it must
+// not be in use by a living process.
 func New(name string) (*Lab, error) {
 	root, err := CgroupMount()
 	if err != nil {
 		return nil, err
 	}
-	scratch, err := os.MkdirTemp("", prefix+name+"-")
+	lock, err := takeName(name)
 	if err != nil {
-		return nil, fmt.Errorf("lab %s: %w", name, err)
+		return nil, err
 	}
-	l := &Lab{name: name, cgroot: filepath.Join(root, prefix+name), scratch: scratch}
-	l.onClose(func() error { return os.RemoveAll(scratch) })
+	l := &Lab{name: name, cgroot: filepath.Join(root, prefix+name), scratch: scratchDir(name)}
+	l.onClose(func() error { return errors.Join(os.Remove(lock.Name()), lock.Close()) })
+	if err := l.sweep(); err != nil {
+		return nil, errors.Join(fmt.Errorf("lab %s: sweep: %w", name, err), l.Close())
+	}
+	if err := os.Mkdir(l.scratch, 0o755); err != nil {
+		return nil, errors.Join(fmt.Errorf("lab %s: %w", name, err), l.Close())
+	}
+	l.onClose(func() error { return os.RemoveAll(l.scratch) })
 	if err := os.Mkdir(l.cgroot, 0o755); err != nil {
 		return nil, errors.Join(fmt.Errorf("lab %s: cgroup: %w", name, err), l.Close())
 	}
@@ -82,23 +90,41 @@ func (l *Lab) Close() error {
 	return errors.Join(errs...)
 }
 
-// Sweep removes what an earlier lab of this name left behind when its process
-// was killed.
-func Sweep(name string) error {
-	root, err := CgroupMount()
+// takeName claims a lab's name for this process; the kernel gives it back when
+// the process ends, however it ends.
+func takeName(name string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join("/run/lock", prefix+name), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("lab %s: %w", name, err)
 	}
-	var errs []error
-	if cg := filepath.Join(root, prefix+name); dirExists(cg) {
-		errs = append(errs, removeCgroup(cg))
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = errors.New("another process uses a lab of this name")
+		}
+		return nil, fmt.Errorf("lab %s: %w", name, err)
 	}
-	spaces, err := filepath.Glob(filepath.Join(netnsDir, prefix+name+"-*"))
+	return f, nil
+}
+
+func scratchDir(name string) string { return filepath.Join(os.TempDir(), prefix+name) }
+
+// sweep removes what an earlier lab of this name left behind.
+func (l *Lab) sweep() error {
+	errs := []error{removeCgroup(l.cgroot)}
+	spaces, err := filepath.Glob(filepath.Join(netnsDir, prefix+l.name+"-*"))
 	errs = append(errs, err)
 	for _, s := range spaces {
 		errs = append(errs, netns.DeleteNamed(filepath.Base(s)))
 	}
-	return errors.Join(errs...)
+	mounts, err := filepath.Glob(filepath.Join(l.scratch, "bpffs*"))
+	errs = append(errs, err)
+	for _, m := range mounts {
+		if err := unix.Unmount(m, unix.MNT_DETACH); !errors.Is(err, unix.EINVAL) { // EINVAL: not mounted
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(append(errs, os.RemoveAll(l.scratch))...)
 }
 
 const netnsDir = "/run/netns"
