@@ -10,6 +10,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"log"
@@ -31,7 +32,7 @@ func main() {
 	}
 }
 
-func run(rounds, batch int, limit float64) error {
+func run(rounds, batch int, limit float64) (err error) {
 	runtime.LockOSThread()
 	if err := pin(); err != nil {
 		return err
@@ -40,7 +41,7 @@ func run(rounds, batch int, limit float64) error {
 	if err != nil {
 		return err
 	}
-	defer w.close()
+	defer func() { err = errors.Join(err, w.close()) }()
 	scenarios, err := w.scenarios()
 	if err != nil {
 		return err

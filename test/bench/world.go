@@ -23,8 +23,7 @@ type world struct {
 	lab      *lab.Lab
 	client   *lab.Namespace
 	direct   *lab.Cgroup // nothing attached
-	leave    func() error
-	tcp, udp int // the server's sockets
+	tcp, udp int         // the server's sockets
 	closers  []func() error
 }
 
