@@ -117,13 +117,15 @@ func (b *Book) Set(key string, problems []Problem) {
 	b.log.Info("problem gone", "object", key)
 }
 
-// Keys lists what has problems, sorted.
-func (b *Book) Keys() []string {
+// Keys lists what has problems and starts with prefix, sorted.
+func (b *Book) Keys(prefix string) []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	keys := make([]string, 0, len(b.notes))
+	var keys []string
 	for key := range b.notes {
-		keys = append(keys, key)
+		if strings.HasPrefix(key, prefix) {
+			keys = append(keys, key)
+		}
 	}
 	slices.Sort(keys)
 	return keys

@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/runtime/serializer/streaming"
+	"k8s.io/apimachinery/pkg/watch"
+	restwatch "k8s.io/client-go/rest/watch"
+)
+
+// apiServer speaks as much of the Kubernetes API as a proxy's client hears:
+// lists, watches with bookmarks and initial events, selectors, protobuf and
+// JSON. It can fail in the ways of a real one.
+type apiServer struct {
+	*httptest.Server
+	codecs serializer.CodecFactory
+
+	mu       sync.Mutex
+	version  int
+	objects  map[string]map[string]runtime.Object // resource -> namespace/name
+	history  []event
+	oldest   int // watches from before this version get 410 Gone
+	wake     chan struct{}
+	cut      chan struct{} // closed: watches end
+	refuse   *apierrors.StatusError
+	noStream bool // does not know sendInitialEvents
+	requests []string
+}
+
+type event struct {
+	version  int
+	resource string
+	old, new runtime.Object // new is nil if deleted
+}
+
+func newAPIServer(t *testing.T) *apiServer {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discoveryv1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := &apiServer{
+		codecs: serializer.NewCodecFactory(scheme), version: 1,
+		objects: map[string]map[string]runtime.Object{"services": {}, "endpointslices": {}, "nodes": {}},
+		wake:    make(chan struct{}), cut: make(chan struct{}),
+	}
+	s.Server = httptest.NewServer(s)
+	t.Cleanup(func() { s.cutWatches(); s.Close() })
+	return s
+}
+
+func key(o runtime.Object) string {
+	m := o.(metav1.Object)
+	return m.GetNamespace() + "/" + m.GetName()
+}
+
+func resourceOf(o runtime.Object) string {
+	switch o.(type) {
+	case *corev1.Service:
+		return "services"
+	case *discoveryv1.EndpointSlice:
+		return "endpointslices"
+	}
+	return "nodes"
+}
+
+// put adds or changes objects.
+func (s *apiServer) put(objects ...runtime.Object) { s.change(true, false, objects) }
+
+// drop deletes objects.
+func (s *apiServer) drop(objects ...runtime.Object) { s.change(true, true, objects) }
+
+// dropUnseen deletes objects in a way that no watch will ever tell: what it
+// was is compacted away.
+func (s *apiServer) dropUnseen(objects ...runtime.Object) { s.change(false, true, objects) }
+
+func (s *apiServer) change(tell, remove bool, objects []runtime.Object) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range objects {
+		s.version++
+		resource := resourceOf(o)
+		e := event{version: s.version, resource: resource, old: s.objects[resource][key(o)]}
+		delete(s.objects[resource], key(o))
+		if !remove {
+			e.new = o.DeepCopyObject()
+			e.new.(metav1.Object).SetResourceVersion(strconv.Itoa(s.version))
+			s.objects[resource][key(o)] = e.new
+		}
+		if tell {
+			s.history = append(s.history, e)
+		}
+	}
+	s.notify()
+}
+
+func (s *apiServer) notify() {
+	close(s.wake)
+	s.wake = make(chan struct{})
+}
+
+// cutWatches ends every watch under way.
+func (s *apiServer) cutWatches() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.cut)
+	s.cut = make(chan struct{})
+}
+
+// expire forgets history: a watch that goes on from before gets 410 Gone.
+func (s *apiServer) expire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.version++
+	s.oldest, s.history = s.version, nil
+}
+
+func (s *apiServer) setRefuse(err *apierrors.StatusError) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refuse = err
+}
+
+// requestLog lists the requests that contain part.
+func (s *apiServer) requestLog(part string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(s.requests), func(r string) bool { return !strings.Contains(r, part) })
+}
+
+func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	s.requests = append(s.requests, r.Method+" "+r.URL.String()+" accept="+r.Header.Get("Accept"))
+	refuse, noStream := s.refuse, s.noStream
+	s.mu.Unlock()
+	info := s.negotiate(r)
+	resource := r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]
+	gv := corev1.SchemeGroupVersion
+	if resource == "endpointslices" {
+		gv = discoveryv1.SchemeGroupVersion
+	}
+	encoder := s.codecs.EncoderForVersion(info.Serializer, gv)
+	fail := func(err *apierrors.StatusError) {
+		status := err.Status()
+		w.Header().Set("Content-Type", info.MediaType)
+		w.WriteHeader(int(status.Code))
+		_ = s.codecs.EncoderForVersion(info.Serializer, schema.GroupVersion{Version: "v1"}).Encode(&status, w)
+	}
+	switch q := r.URL.Query(); {
+	case refuse != nil:
+		fail(refuse)
+	case r.URL.Path == "/version":
+		fmt.Fprint(w, `{"major":"1","minor":"37","gitVersion":"v1.37.2"}`)
+	case s.objects[resource] == nil:
+		fail(apierrors.NewNotFound(schema.GroupResource{Resource: resource}, ""))
+	case q.Get("watch") == "":
+		s.list(w, r, resource, info.MediaType, encoder)
+	case q.Get("sendInitialEvents") != "" && noStream:
+		fail(apierrors.NewBadRequest("sendInitialEvents is forbidden"))
+	default:
+		s.watch(w, r, resource, info, encoder)
+	}
+}
+
+// negotiate takes the first media type that the client accepts.
+func (s *apiServer) negotiate(r *http.Request) runtime.SerializerInfo {
+	for accept := range strings.SplitSeq(r.Header.Get("Accept"), ",") {
+		mediaType, _, _ := strings.Cut(accept, ";")
+		if info, ok := runtime.SerializerInfoForMediaType(s.codecs.SupportedMediaTypes(), mediaType); ok {
+			return info
+		}
+	}
+	info, _ := runtime.SerializerInfoForMediaType(s.codecs.SupportedMediaTypes(), runtime.ContentTypeJSON)
+	return info
+}
+
+// matcher evaluates a request's selectors.
+func matcher(r *http.Request) func(runtime.Object) bool {
+	label, err1 := labels.Parse(r.URL.Query().Get("labelSelector"))
+	field, err2 := fields.ParseSelector(r.URL.Query().Get("fieldSelector"))
+	if err1 != nil || err2 != nil {
+		panic(fmt.Sprint(err1, err2))
+	}
+	return func(o runtime.Object) bool {
+		if o == nil {
+			return false
+		}
+		m := o.(metav1.Object)
+		set := fields.Set{"metadata.name": m.GetName()}
+		if svc, ok := o.(*corev1.Service); ok {
+			set["spec.clusterIP"] = svc.Spec.ClusterIP
+		}
+		return label.Matches(labels.Set(m.GetLabels())) && field.Matches(set)
+	}
+}
+
+func (s *apiServer) list(w http.ResponseWriter, r *http.Request, resource, mediaType string, encoder runtime.Encoder) {
+	s.mu.Lock()
+	objects, version := s.matching(resource, matcher(r)), strconv.Itoa(s.version)
+	s.mu.Unlock()
+	meta := metav1.ListMeta{ResourceVersion: version}
+	var list runtime.Object
+	switch resource {
+	case "services":
+		l := &corev1.ServiceList{ListMeta: meta}
+		for _, o := range objects {
+			l.Items = append(l.Items, *o.(*corev1.Service))
+		}
+		list = l
+	case "endpointslices":
+		l := &discoveryv1.EndpointSliceList{ListMeta: meta}
+		for _, o := range objects {
+			l.Items = append(l.Items, *o.(*discoveryv1.EndpointSlice))
+		}
+		list = l
+	default:
+		l := &corev1.NodeList{ListMeta: meta}
+		for _, o := range objects {
+			l.Items = append(l.Items, *o.(*corev1.Node))
+		}
+		list = l
+	}
+	w.Header().Set("Content-Type", mediaType)
+	if err := encoder.Encode(list, w); err != nil {
+		panic(err)
+	}
+}
+
+func (s *apiServer) matching(resource string, match func(runtime.Object) bool) []runtime.Object {
+	var out []runtime.Object
+	for _, o := range s.objects[resource] {
+		if match(o) {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+func (s *apiServer) watch(w http.ResponseWriter, r *http.Request, resource string, info runtime.SerializerInfo, encoder runtime.Encoder) {
+	w.Header().Set("Content-Type", info.MediaType+";stream=watch")
+	w.WriteHeader(http.StatusOK)
+	send := restwatch.NewEncoder(streaming.NewEncoder(info.StreamSerializer.Framer.NewFrameWriter(w), info.StreamSerializer.Serializer), encoder)
+	emit := func(t watch.EventType, o runtime.Object) {
+		if err := send.Encode(&watch.Event{Type: t, Object: o}); err != nil {
+			return // the client is gone; the next select ends the watch
+		}
+		w.(http.Flusher).Flush()
+	}
+	w.(http.Flusher).Flush()
+	match := matcher(r)
+	from, _ := strconv.Atoi(r.URL.Query().Get("resourceVersion"))
+	s.mu.Lock()
+	cut := s.cut
+	if r.URL.Query().Get("sendInitialEvents") == "true" {
+		initial := s.matching(resource, match)
+		from = s.version
+		s.mu.Unlock()
+		for _, o := range initial {
+			emit(watch.Added, o)
+		}
+		emit(watch.Bookmark, bookmark(resource, from, true))
+		s.mu.Lock()
+	} else if from < s.oldest {
+		s.mu.Unlock()
+		status := apierrors.NewResourceExpired("too old resource version").Status()
+		emit(watch.Error, &status)
+		return
+	}
+	for {
+		pending, wake := slices.Clone(s.history), s.wake
+		s.mu.Unlock()
+		for _, e := range pending {
+			if e.version > from && e.resource == resource {
+				emitChange(e, match, emit)
+			}
+			from = max(from, e.version)
+		}
+		select {
+		case <-wake:
+		case <-cut:
+			return
+		case <-r.Context().Done():
+			return
+		}
+		s.mu.Lock()
+	}
+}
+
+// emitChange tells a change as somebody with a selector sees it: what stops
+// matching is deleted, what begins to match is added.
+func emitChange(e event, match func(runtime.Object) bool, emit func(watch.EventType, runtime.Object)) {
+	switch was, is := match(e.old), match(e.new); {
+	case was && is:
+		emit(watch.Modified, e.new)
+	case is:
+		emit(watch.Added, e.new)
+	case was:
+		gone := e.old.DeepCopyObject()
+		gone.(metav1.Object).SetResourceVersion(strconv.Itoa(e.version))
+		emit(watch.Deleted, gone)
+	}
+}
+
+func bookmark(resource string, version int, initial bool) runtime.Object {
+	meta := metav1.ObjectMeta{ResourceVersion: strconv.Itoa(version)}
+	if initial {
+		meta.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: "true"}
+	}
+	switch resource {
+	case "services":
+		return &corev1.Service{ObjectMeta: meta}
+	case "endpointslices":
+		return &discoveryv1.EndpointSlice{ObjectMeta: meta}
+	}
+	return &corev1.Node{ObjectMeta: meta}
+}
+
+// eventually waits until ok, for something that another goroutine does.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("never: " + what)
+		}
+	}
+}
