@@ -21,6 +21,17 @@ type Check interface {
 	Run(ctx context.Context) error
 }
 
+// NewCheck makes a Check of a function.
+func NewCheck(name string, run func(context.Context) error) Check { return check{name, run} }
+
+type check struct {
+	name string
+	run  func(context.Context) error
+}
+
+func (c check) Name() string                  { return c.name }
+func (c check) Run(ctx context.Context) error { return c.run(ctx) }
+
 // Schedule says how checks are run. A check that breaks is noticed after Every
 // plus Limit at the latest, and one that hangs after Stale.
 type Schedule struct {
@@ -43,8 +54,9 @@ type Failure struct {
 	Name string `json:"name"`
 	// Error is what is wrong.
 	Error string `json:"error"`
-	// Since is when it began to fail, or when it was last seen to pass.
-	Since time.Time `json:"since"`
+	// Since is when it began to fail, or when it was last seen to pass; zero if
+	// it has not run yet.
+	Since time.Time `json:"since,omitzero"`
 }
 
 // Checks runs checks and remembers their outcomes. A check that has not run yet

@@ -54,7 +54,6 @@ type NodePorts struct {
 
 // openPort is a place that is listened on.
 type openPort struct {
-	port   NodePort
 	server *http.Server
 	// gone is closed when the server has ended.
 	gone chan struct{}
@@ -173,7 +172,6 @@ func (n *NodePorts) tryOpen(ctx context.Context, at netip.AddrPort, port NodePor
 	delete(n.reported, at)
 	n.log.Debug("health check port opened", "service", target.Service, "address", at)
 	p := &openPort{
-		port:   port,
 		server: newHTTPServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { n.answer(w, port) })),
 		gone:   make(chan struct{}),
 	}
