@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kubeproxy
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	discovery "k8s.io/api/discovery/v1"
+
+	"github.com/beeline-net/beeline/internal/model"
+	"github.com/beeline-net/beeline/internal/plan"
+	"github.com/beeline-net/beeline/internal/snapshot"
+	"github.com/beeline-net/beeline/internal/source/object"
+)
+
+// beelines is Beeline on several nodes, from API objects to plans.
+type beelines struct {
+	nodes map[string]*beeline
+}
+
+// beeline is one agent's way from the API to the kernel's door.
+type beeline struct {
+	store   *snapshot.Store
+	planner *plan.Planner
+	// plans is built from what the Planner says has changed, as the reconciler
+	// does: what it forgets to say is missing here.
+	plans map[model.Name]plan.Service
+}
+
+func newBeelines(nodes []string) *beelines {
+	b := &beelines{nodes: map[string]*beeline{}}
+	for _, node := range nodes {
+		b.nodes[node] = newBeeline()
+	}
+	return b
+}
+
+func newBeeline() *beeline {
+	return &beeline{
+		store:   snapshot.New(time.Now),
+		planner: plan.New(plan.Config{AllowExternalIPs: true, RefuseUnknownPorts: true}),
+		plans:   map[model.Name]plan.Service{},
+	}
+}
+
+// handle takes an event of an unfiltered watch: package object does what the
+// selectors of kube-proxy's watches do.
+func (b *beelines) handle(e event) {
+	switch e.key.kind {
+	case nodeKind:
+		if n := b.nodes[e.key.name]; n != nil {
+			node, _ := object.Node(e.now.(*v1.Node))
+			n.store.SetNode(*node)
+		}
+	case serviceKind:
+		b.handleService(e)
+	case sliceKind:
+		b.handleSlice(e)
+	}
+}
+
+func (b *beelines) handleService(e event) {
+	var service *model.Service
+	if e.now != nil {
+		service, _ = object.Service(e.now.(*v1.Service))
+	}
+	for _, n := range b.nodes {
+		if service == nil {
+			n.store.DeleteService(model.Name{Namespace: e.key.namespace, Name: e.key.name})
+		} else {
+			n.store.SetService(*service)
+		}
+	}
+}
+
+func (b *beelines) handleSlice(e event) {
+	var slice *model.EndpointSlice
+	if e.now != nil {
+		slice, _ = object.Slice(e.now.(*discovery.EndpointSlice))
+	}
+	for _, n := range b.nodes {
+		if slice == nil {
+			n.store.DeleteSlice(model.Name{Namespace: e.key.namespace, Name: e.key.name})
+		} else {
+			n.store.SetSlice(*slice)
+		}
+	}
+}
+
+func (b *beelines) sync() {
+	for _, n := range b.nodes {
+		n.sync()
+	}
+}
+
+func (n *beeline) sync() {
+	delta := n.store.Take()
+	if delta.Node {
+		n.learn(n.planner.SetNode(n.store.Node()))
+	}
+	for _, name := range delta.Services {
+		service, slices := n.store.Service(name)
+		n.learn(n.planner.Update(name, service, slices))
+	}
+}
+
+func (n *beeline) learn(changed []plan.Service) {
+	for _, p := range changed {
+		if p.Empty() {
+			delete(n.plans, p.Name)
+		} else {
+			n.plans[p.Name] = p
+		}
+	}
+}
+
+// complaint returns what the Planner refuses and must not: the generator makes
+// nothing that is refused, but frontends that several Services ask for.
+func (n *beeline) complaint() string {
+	for _, p := range n.planner.Problems() {
+		if p.Reason != plan.FrontendConflict {
+			return fmt.Sprintf("Beeline complains: %v: %v: %v\n", p.Service, p.Reason, p.Message)
+		}
+	}
+	return ""
+}
+
+// view is what clients meet on a node.
+func (b *beelines) view(node string) view {
+	v := newView()
+	for _, p := range b.nodes[node].plans {
+		for _, port := range p.Ports {
+			v.ports[port.ID] = []portView{viewOf(port)}
+		}
+		for _, addr := range p.Addresses {
+			v.addresses[addr] = true
+		}
+		for _, h := range p.Health {
+			v.health[healthID{p.Name, h.Family}] = []healthView{{h.Port, h.LocalReady}}
+		}
+	}
+	return v
+}
+
+func viewOf(p plan.Port) portView {
+	cluster, local := setVerdict(p, p.Cluster), setVerdict(p, p.Local)
+	verdict := func(isLocal bool) string {
+		if isLocal {
+			return local
+		}
+		return cluster
+	}
+	var flows []string
+	for _, b := range p.Backends {
+		flows = append(flows, b.Addr.String())
+	}
+	view := portView{flows: words(flows)}
+	for _, f := range p.Frontends {
+		var ranges []string
+		for _, r := range f.SourceRanges {
+			ranges = append(ranges, r.String())
+		}
+		view.frontends = append(view.frontends, frontendView{
+			key: f.FrontendKey, kind: f.Kind,
+			internal: verdict(f.InternalLocal), external: verdict(f.ExternalLocal),
+			affinity: f.AffinityTimeout, ranges: words(ranges),
+		})
+	}
+	return view
+}
+
+func setVerdict(p plan.Port, s plan.Set) string {
+	if len(s.Members) == 0 {
+		return [...]string{plan.Reject: reject, plan.Drop: drop}[s.Empty]
+	}
+	var list []string
+	for _, i := range s.Members {
+		b := p.Backends[i]
+		list = append(list, backendWord(b.Addr.String(), b.Local, b.State == plan.Terminating))
+	}
+	return words(list)
+}
+
+// samePlans compares two agents to the letter.
+func samePlans(a, b *beeline) bool {
+	if len(a.plans) != len(b.plans) {
+		return false
+	}
+	for name, p := range a.plans {
+		if q, ok := b.plans[name]; !ok || !p.Equal(q) {
+			return false
+		}
+	}
+	return slices.EqualFunc(slices.Collect(a.planner.Services()), slices.Collect(b.planner.Services()), plan.Service.Equal)
+}
