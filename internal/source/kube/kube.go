@@ -26,12 +26,13 @@ import (
 	"github.com/beeline-net/beeline/internal/source/object"
 )
 
-// What is asked of the API server: the selectors of kube-proxy. An object that
-// stops matching arrives as deleted.
+// What is asked of the API server: kube-proxy's selectors, no more and no less
+// (cmd/kube-proxy/app/server.go, Run). An object that stops matching arrives as
+// deleted.
 const (
-	serviceLabels = "!" + object.LabelProxyName
-	serviceFields = "spec.clusterIP!=" + corev1.ClusterIPNone
-	sliceLabels   = "!" + corev1.IsHeadlessService + ",!" + object.LabelProxyName
+	ServiceLabels = "!" + object.LabelProxyName
+	ServiceFields = "spec.clusterIP!=" + corev1.ClusterIPNone
+	SliceLabels   = "!" + corev1.IsHeadlessService
 )
 
 // defaultNodeGrace is how long kube-proxy waits for its Node as well.
@@ -106,8 +107,8 @@ func (s *Source) Run(ctx context.Context) error {
 		r := cache.NewReflectorWithOptions(lw, example, store, cache.ReflectorOptions{Name: resource})
 		running.Go(func() { r.RunWithContext(ctx) })
 	}
-	run(c.core, "services", serviceLabels, serviceFields, &corev1.Service{}, s.services)
-	run(c.discovery, "endpointslices", sliceLabels, "", &discoveryv1.EndpointSlice{}, s.slices)
+	run(c.core, "services", ServiceLabels, ServiceFields, &corev1.Service{}, s.services)
+	run(c.discovery, "endpointslices", SliceLabels, "", &discoveryv1.EndpointSlice{}, s.slices)
 	run(c.core, "nodes", "", fields.OneTermEqualSelector(metav1.ObjectNameField, s.cfg.NodeName).String(), &corev1.Node{}, s.nodes)
 	running.Wait()
 	return nil

@@ -196,7 +196,7 @@ func TestAsksAsKubeProxyDoes(t *testing.T) {
 	w.synced(t)
 	for resource, want := range map[string]string{
 		"/services?":       "fieldSelector=spec.clusterIP%21%3DNone&labelSelector=%21service.kubernetes.io%2Fservice-proxy-name",
-		"/endpointslices?": "labelSelector=%21service.kubernetes.io%2Fheadless%2C%21service.kubernetes.io%2Fservice-proxy-name",
+		"/endpointslices?": "labelSelector=%21service.kubernetes.io%2Fheadless",
 		"/nodes?":          "fieldSelector=metadata.name%3Dn1",
 	} {
 		requests := api.requestLog(resource)
