@@ -84,7 +84,8 @@ func (m *Metrics) Queued(family model.Family, at time.Time) {
 }
 
 // Programmed notes how long it took from a change in the cluster (an
-// EndpointSlice's Trigger) until the kernel knew it; once for each slice.
+// EndpointSlice's Trigger) until the kernel knew it; once for each slice. Like
+// kube-proxy, leave out triggers from before the agent's start.
 func (m *Metrics) Programmed(family model.Family, took time.Duration) {
 	m.programming.WithLabelValues(name(family)).Observe(took.Seconds())
 }
