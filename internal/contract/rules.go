@@ -7,21 +7,11 @@ import "slices"
 // Rules returns the whole table.
 func Rules() []Rule {
 	return slices.Concat(
-		clusterIPRules(),
-		externalRules(),
-		sourceRangeRules(),
-		nodePortRules(),
-		emptyRules(),
-		endpointRules(),
-		topologyRules(),
-		sliceRules(),
-		serviceRules(),
-		familyRules(),
-		affinityRules(),
-		flowRules(),
-		scopeRules(),
-		claimRules(),
-		safetyRules(),
+		clusterIPRules(), unknownPortRules(),
+		externalRules(), externalAddressRules(), sourceRangeRules(), nodePortRules(), nodePortNumberRules(), emptyRules(),
+		endpointRules(), trapRules(), topologyRules(), nodeHintRules(), sliceRules(), ignoredSliceRules(),
+		familyRules(), serviceRules(), affinityRules(), flowRules(), scopeRules(), deviceScopeRules(),
+		claimRules(), refusedRules(), strictRules(), loopRules(), hostNetworkRules(),
 	)
 }
 

@@ -84,16 +84,8 @@ func claimRules() []Rule {
 	}}
 }
 
-// safetyRules: addresses that nobody may have, and loops.
-func safetyRules() []Rule {
-	strict := func(c *plan.Config, _ *model.Node) {
-		c.Strict = plan.Strict{
-			Enabled:       true,
-			ExternalIPs:   prefixes("192.0.2.0/24", "172.18.0.0/16"),
-			LoadBalancers: prefixes("203.0.113.0/24"),
-			Protected:     []netip.Addr{addr("192.0.2.1")},
-		}
-	}
+// refusedRules: addresses that nobody may have.
+func refusedRules() []Rule {
 	var refused []Rule
 	for _, a := range []string{"127.0.0.1", "169.254.169.254", "169.254.1.1", "224.0.0.5", "0.0.0.0", "255.255.255.255"} {
 		refused = append(refused, Rule{
@@ -137,7 +129,20 @@ func safetyRules() []Rule {
 			{From: Outside, To: loadBalancer, Want: allSNAT},
 		},
 		Problems: []plan.Reason{plan.AddressRefused},
-	}, {
+	}}...)
+}
+
+// strictRules: addresses that the operator keeps.
+func strictRules() []Rule {
+	strict := func(c *plan.Config, _ *model.Node) {
+		c.Strict = plan.Strict{
+			Enabled:       true,
+			ExternalIPs:   prefixes("192.0.2.0/24", "172.18.0.0/16"),
+			LoadBalancers: prefixes("203.0.113.0/24"),
+			Protected:     []netip.Addr{addr("192.0.2.1")},
+		}
+	}
+	return []Rule{{
 		Name:      "strict: addresses outside of the allowed ranges are refused, each kind by its own",
 		Services:  web("", both...),
 		Configure: strict,
@@ -154,7 +159,12 @@ func safetyRules() []Rule {
 		Configure: strict,
 		Asks:      everyone("pass", "172.18.0.2:80", "192.0.2.1:80"),
 		Problems:  []plan.Reason{plan.AddressProtected, plan.AddressProtected},
-	}, {
+	}}
+}
+
+// loopRules: endpoints that are frontends.
+func loopRules() []Rule {
+	return []Rule{{
 		Name:     "a Service that is its own endpoint: refused",
 		Services: []Service{{Slices: []string{`{ports: [{name: http, port: 80}], endpoints: [{addresses: [10.96.0.10]}, {addresses: [10.244.1.5]}]}`}}},
 		Asks:     []Ask{{From: Pod, To: clusterIP, Want: "10.244.1.5:80"}},
@@ -174,7 +184,12 @@ func safetyRules() []Rule {
 		Services: []Service{{Slices: []string{
 			`{ports: [{name: http, port: 8080}], endpoints: [{addresses: [192.0.2.80]}]}`}}},
 		Asks: []Ask{{From: Pod, To: clusterIP, Want: "192.0.2.80:8080"}},
-	}, {
+	}}
+}
+
+// hostNetworkRules: endpoints at the addresses of nodes.
+func hostNetworkRules() []Rule {
+	return []Rule{{
 		Name: "pods in the host network behind the nodes' own addresses: those are reached directly, the rest is balanced",
 		Services: []Service{{
 			YAML: `{spec: {externalIPs: [172.18.0.2, 172.18.0.3]}}`,
@@ -208,5 +223,17 @@ func safetyRules() []Rule {
 		},
 		Asks:     []Ask{{From: Pod, To: "10.96.0.11:80", Want: "172.18.0.3:30080"}},
 		Problems: []plan.Reason{plan.BackendIsFrontend},
-	}}...)
+	}, {
+		Name: "an endpoint at an address of this node that serves no NodePorts is no loop",
+		Services: []Service{
+			{Endpoints: both},
+			{YAML: older, Slices: []string{
+				`{metadata: {labels: {kubernetes.io/service-name: older}}, ports: [{name: http, port: 30080}], endpoints: [{addresses: [192.168.7.2]}]}`}},
+		},
+		Configure: func(c *plan.Config, n *model.Node) {
+			c.NodePortAddresses.Primary = true
+			n.Addresses = append(n.Addresses, addr("192.168.7.2"))
+		},
+		Asks: []Ask{{From: Pod, To: "10.96.0.11:80", Want: "192.168.7.2:30080"}},
+	}}
 }

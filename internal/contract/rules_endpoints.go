@@ -50,7 +50,12 @@ endpoints:
 - {addresses: [10.244.1.6], conditions: {ready: false, serving: true}}`},
 		}},
 		Asks: []Ask{{From: Pod, To: clusterIP, Want: near}},
-	}, {
+	}}
+}
+
+// trapRules: endpoints that are not what they seem.
+func trapRules() []Rule {
+	return []Rule{{
 		Name:     "trap: an endpoint without a node is local nowhere",
 		Services: web(bothLocal, "10.244.1.5"),
 		Asks:     []Ask{{From: Outside, To: loadBalancer, Want: "drop"}, {From: Pod, To: loadBalancer, Want: near}},
@@ -64,7 +69,7 @@ endpoints:
 	}, {
 		Name: "trap: one address in two slices, once terminating: it counts as the other says",
 		Services: []Service{{Slices: []string{
-			`{metadata: {name: web-a}, endpoints: [{addresses: [10.244.1.5], conditions: {ready: true}}]}`,
+			`{metadata: {name: web-a}, endpoints: [{addresses: [10.244.1.5], conditions: {ready: true}}, {addresses: [10.244.1.6], conditions: {ready: true}}]}`,
 			`{metadata: {name: web-b}, endpoints: [{addresses: [10.244.1.5], conditions: {ready: false, serving: true, terminating: true}}]}`,
 		}}, {
 			YAML: `{metadata: {name: other}, spec: {clusterIP: 10.96.0.11, clusterIPs: [10.96.0.11], externalIPs: null, ports: [{name: http, port: 80}]}, status: null}`,
@@ -74,7 +79,7 @@ endpoints:
 			},
 		}},
 		Asks: []Ask{
-			{From: Pod, To: clusterIP, Want: near},
+			{From: Pod, To: clusterIP, Want: "10.244.1.5:8080, 10.244.1.6:8080"},
 			{From: Pod, To: "10.96.0.11:80", Want: "10.244.1.5:8080, 10.244.1.6:8080"},
 		},
 	}, {
@@ -119,7 +124,12 @@ func topologyRules() []Rule {
 		Name:     "zone hints: an endpoint for this zone that is not ready is no reason to use them",
 		Services: web("", "10.244.1.5 here zone=z1 unready", "10.244.2.5 there zone=z2"),
 		Asks:     []Ask{{From: Pod, To: clusterIP, Want: far}},
-	}, {
+	}}
+}
+
+// nodeHintRules: hints for nodes, and what no hints bind.
+func nodeHintRules() []Rule {
+	return []Rule{{
 		Name:     "node hints: only the endpoints for this node",
 		Services: web("", "10.244.1.5 here node=here zone=z1", "10.244.2.5 there node=there zone=z1"),
 		Asks:     []Ask{{From: Pod, To: clusterIP, Want: near}},
@@ -193,7 +203,12 @@ func sliceRules() []Rule {
 			`endpoints: [{addresses: [10.244.1.5, 10.244.1.6]}]`,
 		}}},
 		Asks: []Ask{{From: Pod, To: clusterIP, Want: near}},
-	}, {
+	}}
+}
+
+// ignoredSliceRules: what of an EndpointSlice does not count.
+func ignoredSliceRules() []Rule {
+	return []Rule{{
 		Name: "trap: a port without a name does not count",
 		Services: []Service{{Slices: []string{
 			`{ports: [{protocol: TCP, port: 8080}], endpoints: [{addresses: [10.244.1.5]}]}`,
@@ -444,9 +459,6 @@ func flowRules() []Rule {
 
 // scopeRules: who is a pod.
 func scopeRules() []Rule {
-	detect := func(d plan.DetectLocal) func(*plan.Config, *model.Node) {
-		return func(c *plan.Config, _ *model.Node) { c.DetectLocal = d }
-	}
 	const remotePod = "10.244.2.9"
 	return []Rule{{
 		Name:     "detect-local ClusterCIDR: pods of every node",
@@ -457,6 +469,11 @@ func scopeRules() []Rule {
 			{From: remotePod, To: clusterIP, Want: all},
 			{From: Outside, To: loadBalancer, Want: near},
 		},
+	}, {
+		Name:      "trap: a node's address within ClusterCIDR is taken for a pod's",
+		Services:  web(externalLocal, both...),
+		Configure: detect(plan.DetectLocal{Mode: plan.DetectClusterCIDR, ClusterCIDRs: prefixes("172.18.0.0/16")}),
+		Asks:      []Ask{{From: Host, To: loadBalancer, Want: all}, {From: Host, To: clusterIP, Want: all}},
 	}, {
 		Name:      "detect-local ClusterCIDR without one of the family: nobody is a pod, and ClusterIPs get no source NAT",
 		Services:  web(externalLocal, both...),
@@ -479,7 +496,12 @@ func scopeRules() []Rule {
 			n.PodCIDRs = nil
 		},
 		Asks: []Ask{{From: Pod, To: loadBalancer, Want: near}, {From: Pod, To: clusterIP, Want: all}},
-	}, {
+	}}
+}
+
+// deviceScopeRules: who is a pod, by the device its packets come in.
+func deviceScopeRules() []Rule {
+	return []Rule{{
 		Name:      "detect-local BridgeInterface: whatever comes in there",
 		Services:  web(externalLocal, both...),
 		Configure: detect(plan.DetectLocal{Mode: plan.DetectBridgeInterface, BridgeInterface: "cni0"}),
@@ -499,4 +521,8 @@ func scopeRules() []Rule {
 			{From: Host, To: loadBalancer, Want: allSNAT},
 		},
 	}}
+}
+
+func detect(d plan.DetectLocal) func(*plan.Config, *model.Node) {
+	return func(c *plan.Config, _ *model.Node) { c.DetectLocal = d }
 }

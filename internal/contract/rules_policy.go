@@ -68,7 +68,12 @@ func clusterIPRules() []Rule {
 		Name:     "the external policy does not bind a ClusterIP",
 		Services: web(externalLocal, "10.244.2.5 there"),
 		Asks:     []Ask{{From: Pod, To: clusterIP, Want: far}, {From: Outside, To: clusterIP, Want: farSNAT}},
-	}, {
+	}}
+}
+
+// unknownPortRules: what no frontend claims.
+func unknownPortRules() []Rule {
+	return []Rule{{
 		Name:     "a port that the ClusterIP does not have is refused",
 		Services: web("", both...),
 		Asks:     everyone("reject", "10.96.0.10:81", "10.96.0.10:80/UDP"),
@@ -81,6 +86,10 @@ func clusterIPRules() []Rule {
 		Name:     "an address of the Service range that nobody has: dropped",
 		Services: web("", both...),
 		Asks:     everyone("drop", "10.96.7.7:80", "[fd00:10:96::7]:80"),
+	}, {
+		Name:     "trap: an external address within the Service range is no ClusterIP: its unknown ports are dropped",
+		Services: web(`{spec: {externalIPs: [10.96.0.77]}}`, both...),
+		Asks:     []Ask{{From: Pod, To: "10.96.0.77:80", Want: allSNAT}, {From: Pod, To: "10.96.0.77:81", Want: "drop"}},
 	}, {
 		Name:      "Service ranges may change: outside of them an address is nobody's business",
 		Services:  web("", both...),
@@ -141,7 +150,12 @@ func externalRules() []Rule {
 		Services:  web(externalLocal, both...),
 		Configure: func(c *plan.Config, _ *model.Node) { c.DetectLocal = plan.DetectLocal{} },
 		Asks:      slices.Concat(external(Pod, near), external(Host, allSNAT)),
-	}, {
+	}}
+}
+
+// externalAddressRules: which external addresses there are.
+func externalAddressRules() []Rule {
+	return []Rule{{
 		Name:     "a ClusterIP Service with external IPs follows the external policy there",
 		Services: web(`{spec: {type: ClusterIP, externalTrafficPolicy: Local, ports: [{name: http, port: 80}]}, status: null}`, both...),
 		Asks:     []Ask{{From: Outside, To: externalIP, Want: near}, {From: Pod, To: externalIP, Want: all}},
@@ -246,7 +260,7 @@ func nodePortRules() []Rule {
 	const second = "192.168.7.2"
 	secondPort := second + ":30080"
 	// with gives the node a second address and sets nodePortAddresses.
-	with := func(values ...string) func(*plan.Config, *model.Node) {
+	with := func(values []string) func(*plan.Config, *model.Node) {
 		return func(c *plan.Config, n *model.Node) {
 			parsed, err := plan.ParseNodePortAddresses(values)
 			if err != nil {
@@ -256,7 +270,7 @@ func nodePortRules() []Rule {
 			n.Addresses = append(n.Addresses, addr(second))
 		}
 	}
-	only := func(open ...string) []Ask {
+	only := func(open []string) []Ask {
 		var asks []Ask
 		for _, to := range []string{nodePort, secondPort, "127.0.0.1:30080"} {
 			want := "pass"
@@ -267,42 +281,23 @@ func nodePortRules() []Rule {
 		}
 		return asks
 	}
-	return []Rule{{
-		Name:      "NodePort: without nodePortAddresses on every address of the node, loopback apart",
-		Services:  web("", both...),
-		Configure: with(),
-		Asks:      only(nodePort, secondPort),
-	}, {
-		Name:      "nodePortAddresses all",
-		Services:  web("", both...),
-		Configure: with("all"),
-		Asks:      only(nodePort, secondPort),
-	}, {
-		Name:      "nodePortAddresses primary: the node's first address",
-		Services:  web("", both...),
-		Configure: with("primary"),
-		Asks:      only(nodePort),
-	}, {
-		Name:      "nodePortAddresses localhost: mode nftables serves none at all",
-		Services:  web("", both...),
-		Configure: with("localhost"),
-		Asks:      only(),
-	}, {
-		Name:      "nodePortAddresses with a range",
-		Services:  web("", both...),
-		Configure: with("192.168.0.0/16"),
-		Asks:      only(secondPort),
-	}, {
-		Name:      "nodePortAddresses: keywords and ranges together",
-		Services:  web("", both...),
-		Configure: with("primary", "192.168.0.0/16"),
-		Asks:      only(nodePort, secondPort),
-	}, {
-		Name:      "trap: nodePortAddresses of one family only do not close the other",
-		Services:  web("", both...),
-		Configure: with("fd00::/8"),
-		Asks:      only(nodePort, secondPort),
-	}, {
+	var rules []Rule
+	for _, r := range []struct {
+		name   string
+		values []string
+		open   []string
+	}{
+		{"NodePort: without nodePortAddresses on every address of the node, loopback apart", nil, []string{nodePort, secondPort}},
+		{"nodePortAddresses all", []string{"all"}, []string{nodePort, secondPort}},
+		{"nodePortAddresses primary: the node's first address", []string{"primary"}, []string{nodePort}},
+		{"nodePortAddresses localhost: mode nftables serves none at all", []string{"localhost"}, nil},
+		{"nodePortAddresses with a range", []string{"192.168.0.0/16"}, []string{secondPort}},
+		{"nodePortAddresses: keywords and ranges together", []string{"primary", "192.168.0.0/16"}, []string{nodePort, secondPort}},
+		{"trap: nodePortAddresses of one family only do not close the other", []string{"fd00::/8"}, []string{nodePort, secondPort}},
+	} {
+		rules = append(rules, Rule{Name: r.name, Services: web("", both...), Configure: with(r.values), Asks: only(r.open)})
+	}
+	return append(rules, []Rule{{
 		Name:     "trap: primary does not close a family in which the node has no address",
 		Services: web("", both...),
 		Configure: func(c *plan.Config, n *model.Node) {
@@ -317,7 +312,12 @@ func nodePortRules() []Rule {
 			c.NodePortAddresses.IPv4Loopback = true
 		},
 		Asks: []Ask{{From: "127.0.0.1", To: "127.0.0.1:30080", Want: allSNAT}, {From: "::1", To: "[::1]:30080", Want: "pass"}},
-	}, {
+	}}...)
+}
+
+// nodePortNumberRules: which NodePorts there are.
+func nodePortNumberRules() []Rule {
+	return []Rule{{
 		Name:     "a NodePort of another node is that node's to serve",
 		Services: web("", both...),
 		Asks:     everyone("pass", "172.18.0.3:30080"),

@@ -206,24 +206,14 @@ func (q *query) noFrontend() {
 	}
 	if q.view.Config.RefuseUnknownPorts {
 		for _, cidr := range q.view.Config.ServiceCIDRs {
-			if cidr.Contains(addr) && !q.claimed(addr) {
-				q.step("%v is in Service range %v and nobody's", addr, cidr)
+			if cidr.Contains(addr) {
+				q.step("%v is in Service range %v and no Service's ClusterIP", addr, cidr)
 				q.answer.Verdict = Drop
 				return
 			}
 		}
 	}
 	q.step("%v is no frontend", q.packet.Destination)
-}
-
-// claimed reports whether any frontend has that address.
-func (o *Oracle) claimed(addr netip.Addr) bool {
-	for key := range o.frontends {
-		if key.Addr == addr {
-			return true
-		}
-	}
-	return false
 }
 
 // established reports whether the packet belongs to a flow that goes on: such a

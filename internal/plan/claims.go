@@ -14,7 +14,7 @@ import (
 type claim struct {
 	key       FrontendKey
 	service   model.Name
-	created   time.Time // without monotonic reading, in UTC
+	created   time.Time
 	clusterIP bool
 	// yields: the winner of the key leaves it unplanned.
 	yields bool

@@ -345,7 +345,7 @@ func (d *drafter) localReady(family model.Family) int {
 	for _, s := range d.slices {
 		for _, p := range s.Ports {
 			name := portName{p.Name, p.Protocol}
-			if s.Family != family || seen[name] {
+			if seen[name] {
 				continue
 			}
 			seen[name] = true

@@ -42,6 +42,15 @@ func New(config Config) *Planner {
 	}
 }
 
+// Compile plans one Service as if there were no others.
+func Compile(config Config, node model.Node, service *model.Service, endpointSlices []model.EndpointSlice) (Service, []Problem) {
+	p := New(config)
+	p.SetNode(node)
+	p.Update(service.Name, service, endpointSlices)
+	plan, _ := p.Service(service.Name)
+	return plan, p.Problems()
+}
+
 // Config returns the configuration in force.
 func (p *Planner) Config() Config { return p.scene.config }
 
@@ -200,13 +209,12 @@ func (d *draft) claims(service *model.Service) []claim {
 	if service == nil {
 		return nil
 	}
-	created := service.Created.UTC().Round(0)
 	all := make([]claim, 0, len(d.wishes)+len(d.addresses))
 	for _, w := range d.wishes {
-		all = append(all, claim{w.FrontendKey, service.Name, created, w.Kind == ClusterIP, w.yields})
+		all = append(all, claim{w.FrontendKey, service.Name, service.Created, w.Kind == ClusterIP, w.yields})
 	}
 	for _, addr := range d.addresses {
-		all = append(all, claim{addressKey(addr), service.Name, created, true, false})
+		all = append(all, claim{addressKey(addr), service.Name, service.Created, true, false})
 	}
 	slices.SortFunc(all, func(a, b claim) int { return a.key.Compare(b.key) })
 	return all

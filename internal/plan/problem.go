@@ -4,6 +4,8 @@ package plan
 
 import (
 	"cmp"
+	"fmt"
+	"slices"
 
 	"github.com/beeline-net/beeline/internal/model"
 )
@@ -44,4 +46,20 @@ type Problem struct {
 // Compare orders problems by Service, reason and message.
 func (p Problem) Compare(o Problem) int {
 	return cmp.Or(p.Service.Compare(o.Service), cmp.Compare(p.Reason, o.Reason), cmp.Compare(p.Message, o.Message))
+}
+
+// maxProblems bounds what is said about one Service: a slice may hold a
+// thousand bad addresses.
+const maxProblems = 20
+
+// condense sorts problems, and leaves one of each and not too many.
+func condense(problems []Problem) []Problem {
+	slices.SortFunc(problems, Problem.Compare)
+	problems = slices.Compact(problems)
+	if more := len(problems) - maxProblems; more > 0 {
+		last := problems[maxProblems]
+		last.Message = fmt.Sprintf("%s (and %d more problems)", last.Message, more-1)
+		problems = append(problems[:maxProblems], last)
+	}
+	return slices.Clip(problems)
 }

@@ -34,8 +34,7 @@ func (p *Planner) resolve(name model.Name, d draft) (Service, []Problem) {
 	if !plan.Empty() {
 		plan.Health = d.health
 	}
-	slices.SortFunc(r.problems, Problem.Compare)
-	return plan, slices.Compact(r.problems)
+	return plan, condense(r.problems)
 }
 
 // resolver makes one plan.
