@@ -170,7 +170,7 @@ func TestWrongPlaces(t *testing.T) {
 			}
 		})
 	}
-	if _, err := OpenMaps(NewPins(t.TempDir()), false); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := OpenMaps(NewPins(t.TempDir())); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("maps where Beeline never ran: %v, want fs.ErrNotExist", err)
 	}
 }

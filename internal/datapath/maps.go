@@ -14,17 +14,18 @@ import (
 	"github.com/beeline-net/beeline/internal/abi"
 )
 
-// OpenMaps opens the pinned maps, for reading only unless write is set. The
-// keys are the names in package abi. It returns fs.ErrNotExist if Beeline has
-// never run here.
-func OpenMaps(p Pins, write bool) (map[string]*ebpf.Map, error) {
+// OpenMaps opens the pinned maps. The keys are the names in package abi. It
+// returns fs.ErrNotExist if Beeline has never run here. Who only reads opens
+// them like this too: the kernel does not let a map that was opened for reading
+// only be mapped into memory (bpf_map_mmap wants VM_SHARED).
+func OpenMaps(p Pins) (map[string]*ebpf.Map, error) {
 	specs, err := abi.MapSpecs()
 	if err != nil {
 		return nil, err
 	}
 	opened := map[string]*ebpf.Map{}
 	for name := range specs {
-		m, err := ebpf.LoadPinnedMap(filepath.Join(p.maps(), name), &ebpf.LoadPinOptions{ReadOnly: !write})
+		m, err := ebpf.LoadPinnedMap(filepath.Join(p.maps(), name), nil)
 		if err != nil {
 			CloseMaps(opened)
 			return nil, fmt.Errorf("open map %s: %w", name, err)

@@ -240,30 +240,41 @@ func (c *cluster) await(n *node, done func([]inspect.Port) bool) error {
 	ctx, cancel := context.WithTimeout(c.ctx, 20*time.Second)
 	defer cancel()
 	for {
-		ports, err := readPorts(n.BPFFS)
-		if err == nil && done(ports) {
+		err := n.poll(ctx, done)
+		if err == nil {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
+		// The agent may not have made the maps yet.
+		if pause(ctx, 10*time.Millisecond) != nil {
 			return errors.Join(ctx.Err(), err)
-		case <-time.After(time.Millisecond):
 		}
 	}
 }
 
-func readPorts(bpffs string) ([]inspect.Port, error) {
-	opened, err := datapath.OpenMaps(datapath.NewPins(bpffs), false)
+// poll opens the node's maps and reads them until done is satisfied.
+func (n *node) poll(ctx context.Context, done func([]inspect.Port) bool) error {
+	opened, err := datapath.OpenMaps(datapath.NewPins(n.BPFFS))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer datapath.CloseMaps(opened)
 	tables, err := maps.NewReadOnly(opened)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { _ = tables.Close() }()
-	return inspect.Ports(tables)
+	for {
+		ports, err := inspect.Ports(tables)
+		if err != nil {
+			return err
+		}
+		if done(ports) {
+			return nil
+		}
+		if err := pause(ctx, time.Millisecond); err != nil {
+			return err
+		}
+	}
 }
 
 // remove takes a pod out of its Service's EndpointSlice on every node, as the

@@ -72,6 +72,7 @@ type Store struct {
 	owners   map[model.Name]model.Name // slice -> its Service
 	node     model.Node
 	synced   [partCount]bool
+	read     bool
 
 	dirty     map[model.Name]struct{}
 	dirtyNode bool
@@ -109,6 +110,27 @@ func (s *Store) Synced(part Part) {
 	if news {
 		s.signal()
 	}
+}
+
+// Read records that the source has told everything that it can read at present.
+// What it could not read, a broken file say, is missing: those parts are not
+// synced. A source that reads everything or nothing need not call it.
+func (s *Store) Read() {
+	s.mu.Lock()
+	news := !s.read
+	s.read = true
+	s.mu.Unlock()
+	if news {
+		s.signal()
+	}
+}
+
+// HasRead reports whether everything that can be read is known, or everything.
+func (s *Store) HasRead() bool {
+	s.mu.Lock()
+	read := s.read
+	s.mu.Unlock()
+	return read || s.HasSynced()
 }
 
 // HasSynced reports whether every part is known. Before that nothing may be

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/beeline-net/beeline/internal/model"
+	"github.com/beeline-net/beeline/internal/plan"
+	"github.com/beeline-net/beeline/internal/reconcile"
+	"github.com/beeline-net/beeline/internal/snapshot"
+)
+
+// loop takes changes from the sources to the kernel. It is one goroutine and
+// owns planner and reconciler.
+type loop struct {
+	log       *slog.Logger
+	store     *snapshot.Store
+	planner   *plan.Planner
+	reconcile *reconcile.Reconciler
+	// minPeriod is how long changes are collected before they are written.
+	minPeriod time.Duration
+	observer  observer
+	selfTest  *selfTest
+	complete  bool // the sources have told everything once
+}
+
+// observer learns what the loop did; metrics and health are made of it.
+type observer interface {
+	// Synced reports a pass that has written what had changed since d.Since.
+	Synced(d snapshot.Delta, s reconcile.Stats, p *plan.Planner, r *reconcile.Reconciler)
+}
+
+// run works until ctx ends.
+func (l *loop) run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	if !timer.Stop() {
+		<-timer.C
+	}
+	for {
+		l.schedule(timer)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-l.store.Changed():
+			if err := l.collect(ctx); err != nil {
+				return nil
+			}
+			l.pass(ctx)
+		case <-l.reconcile.Wake():
+			l.retry(ctx)
+		case <-timer.C:
+			l.retry(ctx)
+		}
+	}
+}
+
+// schedule sets the timer to when failed work is due.
+func (l *loop) schedule(timer *time.Timer) {
+	timer.Stop()
+	if at := l.reconcile.NextRetry(); !at.IsZero() {
+		timer.Reset(time.Until(at))
+	}
+}
+
+// collect lets changes that come together be written together.
+func (l *loop) collect(ctx context.Context) error {
+	if l.minPeriod <= 0 || !l.complete {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(l.minPeriod):
+		return nil
+	}
+}
+
+// pass writes what changed. Nothing is written before the sources have told
+// what they know: half a picture would take endpoints away from Services that
+// work (pains A5).
+func (l *loop) pass(ctx context.Context) {
+	complete := l.store.HasSynced()
+	if !complete && !l.store.HasRead() {
+		l.log.Debug("waiting for the sources", "missing", l.store.Unsynced())
+		return
+	}
+	delta := l.store.Take()
+	if delta.Empty() && l.complete == complete {
+		return
+	}
+	plans := l.plan(delta)
+	switch {
+	case !complete:
+		plans = slices.DeleteFunc(plans, func(p plan.Service) bool { return !hasBackends(p) })
+	case !l.complete:
+		plans = slices.AppendSeq([]plan.Service{l.selfTest.plan()}, l.planner.Services())
+	}
+	stats := l.reconcile.Apply(ctx, plans)
+	if complete && !l.complete {
+		l.complete = true
+		l.reconcile.Prune(ctx)
+		l.log.Info("in step", "services", len(plans)-1, "kernelTook", stats.Took, "writes", stats.Writes())
+	}
+	l.observer.Synced(delta, stats, l.planner, l.reconcile)
+}
+
+// plan brings the plan up to date and returns what changed in it.
+func (l *loop) plan(delta snapshot.Delta) []plan.Service {
+	var plans []plan.Service
+	if delta.Node {
+		plans = l.planner.SetNode(l.store.Node())
+	}
+	for _, name := range delta.Services {
+		service, endpoints := l.store.Service(name)
+		plans = append(plans, l.planner.Update(name, service, endpoints)...)
+	}
+	return latest(plans)
+}
+
+// hasBackends tells a plan that can be applied while something could not be
+// read: a Service without endpoints may have them in a file that is broken now,
+// and the kernel may still know them from its good days.
+func hasBackends(s plan.Service) bool {
+	return slices.ContainsFunc(s.Ports, func(p plan.Port) bool { return len(p.Backends) > 0 })
+}
+
+// latest keeps the last plan of each Service: one change may touch the plan of
+// another Service more than once.
+func latest(plans []plan.Service) []plan.Service {
+	at := make(map[model.Name]int, len(plans))
+	var kept []plan.Service
+	for _, p := range plans {
+		if i, ok := at[p.Name]; ok {
+			kept[i] = p
+			continue
+		}
+		at[p.Name] = len(kept)
+		kept = append(kept, p)
+	}
+	return kept
+}
+
+func (l *loop) retry(ctx context.Context) {
+	stats := l.reconcile.Retry(ctx)
+	l.observer.Synced(snapshot.Delta{}, stats, l.planner, l.reconcile)
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"log/slog"
+
+	"github.com/beeline-net/beeline/internal/abi"
+	"github.com/beeline-net/beeline/internal/config"
+	"github.com/beeline-net/beeline/internal/datapath"
+	"github.com/beeline-net/beeline/internal/plan"
+)
+
+// datapathOptions is what the configuration means for the kernel.
+func datapathOptions(c config.Config, log *slog.Logger) datapath.Options {
+	return datapath.Options{
+		BPFFS:      c.Kernel.BPFFS,
+		CgroupRoot: c.Kernel.CgroupRoot,
+		MapSizes: map[string]uint32{
+			abi.MapFrontends:  uint32(c.Maps.Frontends),
+			abi.MapServices:   uint32(c.Maps.Services),
+			abi.MapSets:       uint32(c.Maps.Services) * abi.SetKinds,
+			abi.MapSlots:      uint32(c.Maps.Slots),
+			abi.MapBackends:   uint32(c.Maps.Backends),
+			abi.MapPeers:      uint32(c.Maps.Peers),
+			abi.MapAffinities: uint32(c.Maps.Affinities),
+		},
+		RefuseUnknownPorts: c.Datapath.RefuseUnknownPorts,
+		TCPPeerNames:       c.Datapath.TCPPeerRecords,
+		Log:                log,
+	}
+}
+
+// planConfig is what the configuration means for the plan.
+func planConfig(c config.Config) plan.Config {
+	return plan.Config{
+		NodeName:           c.Node.Name,
+		BindAddress:        c.Node.IP,
+		AllowExternalIPs:   c.Claims.ExternalIPs,
+		RefuseUnknownPorts: c.Datapath.RefuseUnknownPorts,
+		NodePortAddresses:  nodePortAddresses(c.NodePorts),
+		MasqueradeAll:      c.Masquerade.All,
+		DetectLocal:        detectLocal(c.LocalTraffic),
+		Strict: plan.Strict{
+			Enabled:       c.Claims.Strict,
+			ExternalIPs:   c.Claims.Allowed,
+			LoadBalancers: c.Claims.Allowed,
+		},
+	}
+}
+
+func nodePortAddresses(c config.NodePorts) plan.NodePortAddresses {
+	n := plan.NodePortAddresses{IPv4Loopback: c.Localhost}
+	for _, a := range c.Addresses {
+		switch a.Keyword {
+		case config.Primary:
+			n.Primary = true
+		case config.All, config.Localhost:
+			n.Ranges = append(n.Ranges, a.Keyword.Prefixes()...)
+		default:
+			n.Ranges = append(n.Ranges, a.Prefix)
+		}
+	}
+	return n
+}
+
+func detectLocal(c config.LocalTraffic) plan.DetectLocal {
+	d := plan.DetectLocal{
+		ClusterCIDRs:        c.ClusterCIDRs,
+		BridgeInterface:     c.BridgeInterface,
+		InterfaceNamePrefix: c.InterfaceNamePrefix,
+	}
+	switch c.Mode {
+	case config.ClusterCIDR:
+		d.Mode = plan.DetectClusterCIDR
+	case config.NodeCIDR:
+		d.Mode = plan.DetectNodeCIDR
+	case config.BridgeInterface:
+		d.Mode = plan.DetectBridgeInterface
+	case config.InterfaceNamePrefix:
+		d.Mode = plan.DetectInterfaceNamePrefix
+	}
+	return d
+}

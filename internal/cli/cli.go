@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package cli is the command line: one file a verb. A verb parses, asks
+// another package, and prints; it decides nothing.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"github.com/spf13/cobra"
+
+	"github.com/beeline-net/beeline/internal/datapath"
+	"github.com/beeline-net/beeline/internal/maps"
+)
+
+// Exit statuses that scripts may rely on.
+const (
+	exitOK       = 0
+	exitFailed   = 1 // the verb could not do its work
+	exitUsage    = 2 // the command line makes no sense
+	exitNotFound = 3 // what was asked for does not exist
+	exitDegraded = 4 // answered, and the answer is that something is broken
+)
+
+// exitError gives an error an exit status of its own.
+type exitError struct {
+	status int
+	err    error
+}
+
+func (e exitError) Error() string { return e.err.Error() }
+func (e exitError) Unwrap() error { return e.err }
+
+// Run executes one command line and returns the exit status.
+func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	fmt.Fprintln(stderr, "beeline:", err)
+	var exit exitError
+	if errors.As(err, &exit) {
+		return exit.status
+	}
+	return exitFailed
+}
+
+// global is what every verb that looks at the kernel shares.
+type global struct {
+	bpffs  string
+	format format
+}
+
+func newRoot() *cobra.Command {
+	g := &global{bpffs: "/sys/fs/bpf", format: formatTable}
+	root := &cobra.Command{
+		Use:   "beeline",
+		Short: "Kubernetes Services without kube-proxy, straight through the kernel",
+		Long: `Beeline implements Kubernetes Services in the kernel with eBPF, beside any CNI.
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 answered, but
+something is broken.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exitError{exitUsage, err} })
+	root.AddCommand(
+		newAgent(),
+		newStatus(g),
+		newService(g),
+		newBackend(g),
+		newCleanup(g),
+		newDemo(),
+		newVersion(),
+	)
+	return root
+}
+
+// addFlags declares the flags of a verb that reads the kernel.
+func (g *global) addFlags(cmd *cobra.Command) {
+	g.addBPFFS(cmd)
+	cmd.Flags().VarP(&g.format, "output", "o", "table, json or yaml")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(
+		[]string{string(formatTable), string(formatJSON), string(formatYAML)}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+func (g *global) addBPFFS(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&g.bpffs, "bpffs", g.bpffs, "mount point of the BPF filesystem that the agent uses")
+}
+
+// errNotInstalled tells users in their words that nothing is pinned.
+var errNotInstalled = errors.New("Beeline is not in this kernel: no agent has run with this --bpffs since boot or cleanup")
+
+// read opens the live maps and hands them to f.
+func (g *global) read(f func(*maps.Tables) error) error {
+	opened, err := datapath.OpenMaps(datapath.NewPins(g.bpffs))
+	if errors.Is(err, fs.ErrNotExist) {
+		return exitError{exitNotFound, errNotInstalled}
+	}
+	if err != nil {
+		return err
+	}
+	defer datapath.CloseMaps(opened)
+	tables, err := maps.NewReadOnly(opened)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(tables), tables.Close())
+}
+
+// noArgs is cobra.NoArgs with our exit status.
+func noArgs(cmd *cobra.Command, args []string) error { return usage(cobra.NoArgs(cmd, args)) }
+
+func maxArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error { return usage(cobra.MaximumNArgs(n)(cmd, args)) }
+}
+
+func exactArgs(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error { return usage(cobra.ExactArgs(n)(cmd, args)) }
+}
+
+func usage(err error) error {
+	if err != nil {
+		return exitError{exitUsage, err}
+	}
+	return nil
+}

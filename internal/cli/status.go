@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/beeline-net/beeline/internal/datapath"
+	"github.com/beeline-net/beeline/internal/inspect"
+	"github.com/beeline-net/beeline/internal/maps"
+)
+
+// status is the answer of `beeline status`.
+type status struct {
+	// Agent: whether one runs now. The datapath works either way.
+	AgentRunning bool            `json:"agentRunning"`
+	Services     int             `json:"services"`
+	Programs     []program       `json:"programs"`
+	Tables       []inspect.Usage `json:"tables"`
+	Counters     []inspect.Count `json:"counters"`
+	// Problems is empty if every hook is in place.
+	Problems []string `json:"problems"`
+}
+
+type program struct {
+	Name     string    `json:"name"`
+	ID       uint32    `json:"id"`
+	Tag      string    `json:"tag"`
+	LoadedAt time.Time `json:"loadedAt"`
+	CgroupID uint64    `json:"cgroupID"`
+}
+
+func newStatus(g *global) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show whether Beeline serves this node",
+		Long: `Reads the kernel, not the agent: also works while no agent runs. Exits with 4
+if a hook is missing.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var s status
+			if err := g.read(func(t *maps.Tables) (err error) {
+				s, err = readStatus(datapath.NewPins(g.bpffs), t)
+				return err
+			}); err != nil {
+				return err
+			}
+			if err := g.format.emit(cmd.OutOrStdout(), s, s.table); err != nil {
+				return err
+			}
+			if len(s.Problems) > 0 {
+				return exitError{exitDegraded, fmt.Errorf("%d problems with the hooks", len(s.Problems))}
+			}
+			return nil
+		},
+	}
+	g.addFlags(cmd)
+	return cmd
+}
+
+func readStatus(pins datapath.Pins, t *maps.Tables) (s status, err error) {
+	s = status{AgentRunning: pins.Locked(), Programs: []program{}, Problems: []string{}}
+	attached, problems := datapath.Attachments(pins)
+	if problems != nil {
+		s.Problems = strings.Split(problems.Error(), "\n")
+	}
+	for _, a := range attached {
+		s.Programs = append(s.Programs, program{a.Program, a.ID, a.Tag, a.LoadedAt, a.CgroupID})
+	}
+	if s.Tables, err = inspect.Tables(t); err != nil {
+		return s, err
+	}
+	if s.Counters, err = inspect.Counts(t); err != nil {
+		return s, err
+	}
+	ports, err := inspect.Ports(t)
+	if err != nil {
+		return s, err
+	}
+	names := map[[2]string]bool{}
+	for _, p := range ports {
+		names[[2]string{p.Namespace, p.Name}] = true
+	}
+	s.Services = len(names)
+	return s, nil
+}
+
+func (s status) table(w io.Writer) error {
+	agent := "not running (the kernel goes on with what it has)"
+	if s.AgentRunning {
+		agent = "running"
+	}
+	fmt.Fprintf(w, "Agent:     %s\nServices:  %d\n", agent, s.Services)
+	for _, p := range s.Problems {
+		fmt.Fprintf(w, "PROBLEM:   %s\n", p)
+	}
+	fmt.Fprintln(w)
+	var rows [][]string
+	for _, p := range s.Programs {
+		rows = append(rows, []string{p.Name, strconv.FormatUint(uint64(p.ID), 10), p.Tag,
+			strconv.FormatUint(p.CgroupID, 10), p.LoadedAt.Format(time.DateTime)})
+	}
+	if err := writeTable(w, []string{"PROGRAM", "ID", "TAG", "CGROUP", "LOADED"}, rows); err != nil {
+		return err
+	}
+	fmt.Fprintln(w)
+	rows = nil
+	for _, u := range s.Tables {
+		rows = append(rows, []string{u.Table, strconv.Itoa(u.Used), strconv.Itoa(u.Capacity)})
+	}
+	if err := writeTable(w, []string{"TABLE", "USED", "CAPACITY"}, rows); err != nil {
+		return err
+	}
+	fmt.Fprintln(w)
+	rows = nil
+	for _, c := range s.Counters {
+		rows = append(rows, []string{c.Name, strconv.FormatUint(c.Value, 10)})
+	}
+	return writeTable(w, []string{"COUNTER", "VALUE"}, rows)
+}
