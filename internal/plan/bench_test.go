@@ -88,3 +88,24 @@ func BenchmarkSetNode10000x10(b *testing.B) {
 		p.SetNode(model.Node{Name: fmt.Sprintf("node-%d", i%2)})
 	}
 }
+
+// Services that share all their endpoints are no dearer.
+func BenchmarkOneOf10000WithTheSameEndpoints(b *testing.B) {
+	services, endpoints := cluster(10_000)
+	p := New(Config{NodeName: "node-3"})
+	for _, s := range services {
+		p.Update(s.Name, s, endpoints[0])
+	}
+	less := []model.EndpointSlice{endpoints[0][0]}
+	less[0].Endpoints = less[0].Endpoints[1:]
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		next := endpoints[0]
+		if i%2 == 0 {
+			next = less
+		}
+		if got := p.Update(services[77].Name, services[77], next); len(got) != 1 {
+			b.Fatalf("%d plans changed", len(got))
+		}
+	}
+}

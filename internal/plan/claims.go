@@ -68,46 +68,49 @@ func (c claims) remove(old claim) {
 // has one user; the others are kept apart, so that the many cost little.
 type targets struct {
 	first map[FrontendKey]*entry
-	more  map[FrontendKey][]*entry
+	more  map[FrontendKey]map[*entry]bool
 }
 
 func newTargets() targets {
-	return targets{map[FrontendKey]*entry{}, map[FrontendKey][]*entry{}}
+	return targets{map[FrontendKey]*entry{}, map[FrontendKey]map[*entry]bool{}}
 }
 
 func (t targets) add(key FrontendKey, e *entry) {
-	if _, taken := t.first[key]; taken {
-		t.more[key] = append(t.more[key], e)
-		return
+	switch {
+	case t.first[key] == nil:
+		t.first[key] = e
+	case t.more[key] == nil:
+		t.more[key] = map[*entry]bool{e: true}
+	default:
+		t.more[key][e] = true
 	}
-	t.first[key] = e
 }
 
 func (t targets) remove(key FrontendKey, e *entry) {
 	more := t.more[key]
-	i := slices.Index(more, e)
-	switch {
-	case i >= 0:
-	case len(more) == 0:
+	if t.first[key] != e {
+		delete(more, e)
+	} else {
 		delete(t.first, key)
-		return
-	default:
-		i = 0
-		t.first[key] = more[0]
+		for next := range more {
+			t.first[key] = next
+			delete(more, next)
+			break
+		}
 	}
-	if more = slices.Delete(more, i, i+1); len(more) == 0 {
+	if len(more) == 0 {
 		delete(t.more, key)
-		return
 	}
-	t.more[key] = more
 }
 
-// users returns the Services with an endpoint at key, in no order.
-func (t targets) users(key FrontendKey) []*entry {
-	if e, ok := t.first[key]; ok {
-		return append([]*entry{e}, t.more[key]...)
+// users calls do for the Services with an endpoint at key, in no order.
+func (t targets) users(key FrontendKey, do func(*entry)) {
+	if e := t.first[key]; e != nil {
+		do(e)
 	}
-	return nil
+	for e := range t.more[key] {
+		do(e)
+	}
 }
 
 // difference calls gone and come for what is only in one of two lists, both

@@ -135,18 +135,19 @@ func (p *Planner) Update(name model.Name, service *model.Service, endpointSlices
 // every Service whose plan may change by that.
 func (p *Planner) enter(e *entry, d draft, dirty func(model.Name)) {
 	next := d.claims(e.service)
+	// Only a new winner changes anything, and then also what the others are
+	// told about it.
 	touch := func(change func(claim)) func(claim) {
 		return func(c claim) {
 			before, _ := p.claims.winner(c.key)
+			change(c)
+			if after, _ := p.claims.winner(c.key); after == before {
+				return
+			}
 			for _, o := range p.claims[c.key] {
 				dirty(o.service)
 			}
-			change(c)
-			if after, _ := p.claims.winner(c.key); after != before {
-				for _, user := range p.targets.users(c.key) {
-					dirty(user.plan.Name)
-				}
-			}
+			p.targets.users(c.key, func(user *entry) { dirty(user.plan.Name) })
 		}
 	}
 	difference(e.claims, next, claim.compare, touch(p.claims.remove), touch(p.claims.add))
