@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+
+# sudo drops the part of PATH where Go usually is.
+export PATH := $(PATH):/usr/local/go/bin
+SHELL := /bin/bash
+
+# The commit goes into the binary, where git can tell it (it cannot in a
+# tarball, nor for root in someone else's clone).
+VCS := $(shell git rev-parse HEAD >/dev/null 2>&1 && echo true || echo false)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help deps build generate fmt check lint test test-unit test-root diff bench demo clean
+
+help: ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: deps build ## Show Beeline at work between two nodes made of namespaces (root; under two minutes)
+	./beeline demo
+
+test: ## Run all tests: test-unit, test-root and diff (root)
+	@start=$$SECONDS; \
+	$(MAKE) --no-print-directory --keep-going test-unit test-root diff; status=$$?; \
+	echo "All tests: $$((SECONDS - start)) s"; exit $$status
+
+test-unit: deps ## Run the tests that need no root, under the race detector
+	hack/test unit
+
+test-root: deps ## Run the tests in namespaces with real programs (root)
+	hack/test root
+
+diff: deps ## Compare Beeline with kube-proxy's own code on random Services
+	hack/test diff
+
+bench: ## Measure what a Service costs a client (root)
+	go run ./test/bench
+
+build: ## Build ./beeline
+	CGO_ENABLED=0 go build -trimpath -buildvcs=$(VCS) -o beeline ./cmd/beeline
+
+generate: ## Rebuild the kernel programs, their Go types and the reference pages
+	hack/install-deps generate
+	go generate ./...
+
+fmt: ## Format all code
+	hack/install-deps generate
+	gofmt -s -w $$(git ls-files --cached --others --exclude-standard -- '*.go')
+	clang-format-19 -i bpf/*.c bpf/lib/*.h
+
+check: ## Check that code is formatted, generated files are fresh and modules are tidy
+	hack/install-deps generate
+	hack/check-format
+	hack/check-generated
+	hack/check-tidy
+
+lint: ## Run go vet, golangci-lint (staticcheck is part of it) and shellcheck
+	hack/install-deps lint
+	hack/lint
+
+deps: ## Install what tests and demo need and Debian has (root, if anything is missing)
+	@hack/install-deps test
+
+clean: ## Remove what was built
+	rm -f beeline
