@@ -197,11 +197,10 @@ func (w *world) scenario(operation, name string, cg *lab.Cgroup, op func() (time
 	return s
 }
 
-var reset = unix.Linger{Onoff: 1}
-
 // connect times connect() alone; the handshake runs inline on this thread.
 // Both ends are closed with a reset, so that no TIME_WAIT piles up.
 func (w *world) connect(to *unix.SockaddrInet4) func() (time.Duration, error) {
+	reset := unix.Linger{Onoff: 1}
 	return func() (time.Duration, error) {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
 		if err != nil {
