@@ -71,15 +71,17 @@ type change struct {
 
 func put(o apiObject) change { return change{key: keyOf(o), now: o} }
 func remove(k key) change    { return change{key: k} }
+
+// String is the change as a YAML document that parseStep reads.
 func (c change) String() string {
 	if c.now == nil {
-		return fmt.Sprintf("# delete %s %s\n", c.key.kind, c.key)
+		return fmt.Sprintf("delete: %v %v\n", c.key.kind, c.key)
 	}
 	text, err := yaml.Marshal(c.now)
 	if err != nil {
 		panic(err)
 	}
-	return fmt.Sprintf("# put %s %s\n%s", c.key.kind, c.key, text)
+	return string(text)
 }
 
 // step is what both sides learn between two comparisons.
@@ -132,14 +134,71 @@ func (c cluster) node(k key) *v1.Node {
 	return n
 }
 
-// print writes steps as a case can be told: YAML that parse reads again.
+// printSteps writes steps as cases are written.
 func printSteps(steps []step) string {
 	var b strings.Builder
 	for i, s := range steps {
 		fmt.Fprintf(&b, "# step %d\n", i+1)
 		for _, c := range s {
-			fmt.Fprintf(&b, "---\n%s", c)
+			fmt.Fprintf(&b, "---\n%v", c)
 		}
 	}
 	return b.String()
+}
+
+// parseStep reads a step: YAML documents, each an object to put or the name of
+// one to delete. No defaults are filled in, so that what was printed is read as
+// it was: whoever writes one must write down protocols.
+func parseStep(text string) (step, error) {
+	var s step
+	for doc := range strings.SplitSeq("\n"+text, "\n---\n") {
+		if isComment(doc) {
+			continue
+		}
+		c, err := parseChange([]byte(doc))
+		if err != nil {
+			return nil, fmt.Errorf("%w in\n%s", err, doc)
+		}
+		s = append(s, c)
+	}
+	return s, nil
+}
+
+func isComment(doc string) bool {
+	for line := range strings.Lines(doc) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+			return false
+		}
+	}
+	return true
+}
+
+func parseChange(doc []byte) (change, error) {
+	var head struct{ Kind, Delete string }
+	if err := yaml.Unmarshal(doc, &head); err != nil {
+		return change{}, err
+	}
+	switch head.Kind {
+	case "Node":
+		return parseObject(doc, &v1.Node{})
+	case "Service":
+		return parseObject(doc, &v1.Service{})
+	case "EndpointSlice":
+		return parseObject(doc, &discovery.EndpointSlice{})
+	}
+	what, name, _ := strings.Cut(head.Delete, " ")
+	namespace, name, _ := strings.Cut(name, "/")
+	for _, k := range []kind{serviceKind, sliceKind} {
+		if k.String() == what {
+			return remove(key{k, namespace, name}), nil
+		}
+	}
+	return change{}, fmt.Errorf("kind %q, delete %q: neither an object nor a deletion", head.Kind, head.Delete)
+}
+
+func parseObject(doc []byte, o apiObject) (change, error) {
+	if err := yaml.UnmarshalStrict(doc, o); err != nil {
+		return change{}, err
+	}
+	return put(o), nil
 }

@@ -4,7 +4,6 @@ package kubeproxy
 
 import (
 	"flag"
-	"fmt"
 	"io"
 	"os"
 	"runtime"
@@ -13,101 +12,85 @@ import (
 	"sync/atomic"
 	"testing"
 
-	v1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
+	featuregatetesting "k8s.io/component-base/featuregate/testing"
 	"k8s.io/klog/v2"
+	"k8s.io/kubernetes/pkg/features"
+
+	"github.com/beeline-net/beeline/internal/plan"
 )
 
-// How much TestDifferential does; each seed is one sequence of about as many
-// steps.
+// How much the tests do unless the environment says otherwise: steps in all,
+// and at most how many before a sequence empties its cluster.
 const (
-	defaultSteps = 120_000
-	stepsPerSeed = 150
+	defaultSteps  = 120_000
+	sequenceSteps = 150
 )
-
-// observers are the nodes from which both sides look at the same cluster: in
-// two zones, and one that may have none. A fourth only has endpoints.
-var observers = nodeNames[:3]
 
 func TestMain(m *testing.M) {
-	// kube-proxy says on stderr what it ignores in what the generator makes.
+	// kube-proxy tells stderr what it ignores of what the generator makes.
 	flags := flag.NewFlagSet("klog", flag.ContinueOnError)
 	klog.InitFlags(flags)
-	_ = flags.Set("logtostderr", "false")
-	_ = flags.Set("alsologtostderr", "false")
-	_ = flags.Set("stderrthreshold", "FATAL")
+	for name, value := range map[string]string{"logtostderr": "false", "alsologtostderr": "false", "stderrthreshold": "FATAL"} {
+		if err := flags.Set(name, value); err != nil {
+			panic(err)
+		}
+	}
 	klog.SetOutput(io.Discard)
 	os.Exit(m.Run())
 }
 
-// match is a cluster with both sides watching it.
-type match struct {
-	cluster cluster
-	theirs  *kubeProxies
-	ours    *beelines
+// TestDifferential compares both sides after every step of random sequences.
+func TestDifferential(t *testing.T) {
+	differential(t, asKubeProxy(), setting(t, "BEELINE_DIFF_STEPS", defaultSteps), setting(t, "BEELINE_DIFF_SEED", 1))
 }
 
-// newMatch makes one whose nodes exist and are nowhere in particular.
-func newMatch() *match {
-	m := &match{cluster: cluster{}, theirs: newKubeProxies(observers), ours: newBeelines(observers)}
-	m.take(bareNodes())
-	return m
+// TestDifferentialWithoutExternalIPs does the same where externalIPs are
+// switched off.
+func TestDifferentialWithoutExternalIPs(t *testing.T) {
+	featuregatetesting.SetFeatureGateDuringTest(t, utilfeature.DefaultFeatureGate, features.AllowServiceExternalIPs, false)
+	config := asKubeProxy()
+	config.AllowExternalIPs = false
+	differential(t, config, setting(t, "BEELINE_DIFF_STEPS", defaultSteps)/10, setting(t, "BEELINE_DIFF_SEED", 1))
 }
 
-func bareNodes() step {
-	var s step
-	for _, name := range observers {
-		s = append(s, put(&v1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}))
-	}
-	return s
-}
-
-// take lets both sides learn a step.
-func (m *match) take(s step) {
-	for _, c := range s {
-		if e, ok := m.cluster.apply(c); ok {
-			m.theirs.handle(e)
-			m.ours.handle(e)
-		}
-	}
-	m.theirs.sync()
-	m.ours.sync()
-}
-
-// difference compares both sides on every node.
-func (m *match) difference() string {
-	for _, node := range observers {
-		diff := difference(m.theirs.view(node), m.ours.view(node))
-		diff += m.ours.nodes[node].complaint()
-		if diff != "" {
-			return fmt.Sprintf("on %s:\n%s", node, diff)
-		}
-	}
-	return ""
-}
-
-// check plays a sequence with everything that has to hold, and returns what
-// does not; "" if all does.
-func check(steps []step) string { return newMatch().play(steps) }
-
-func (m *match) play(steps []step) string {
-	last := lastPut(steps)
-	for i, s := range steps {
-		m.take(s)
-		if diff := m.difference(); diff != "" {
-			return diff
-		}
-		if i == last {
-			if diff := m.checkOrder(steps[:i+1]); diff != "" {
-				return diff
+// differential plays the sequences of consecutive seeds until all steps are
+// done.
+func differential(t *testing.T, config plan.Config, want, first int) {
+	var seed, done atomic.Int64
+	seed.Store(int64(first) - 1)
+	var mu sync.Mutex
+	seen := census{}
+	var workers sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		workers.Go(func() {
+			for done.Load() < int64(want) && !t.Failed() {
+				n := seed.Add(1)
+				steps := invent(seeded(uint64(n)), sequenceSteps)
+				m := newMatch(config)
+				if m.play(steps) != "" {
+					t.Errorf("seed %d fails; to see it again: BEELINE_DIFF_SEED=%d BEELINE_DIFF_STEPS=1", n, n)
+					explain(t, config, steps)
+				}
+				done.Add(int64(len(steps)))
+				mu.Lock()
+				seen.add(m.census)
+				mu.Unlock()
 			}
-		}
+		})
 	}
-	return m.leftovers()
+	workers.Wait()
+	t.Logf("%d steps compared on %d nodes; seeds %d to %d", done.Load(), len(observers), first, seed.Load())
+	if testing.Verbose() {
+		t.Logf("seen:\n%v", seen)
+	}
+	if missing := seen.missing(); want >= 10_000 && config.AllowExternalIPs && len(missing) > 0 {
+		t.Errorf("never seen, so the generator has a gap: %q", missing)
+	}
 }
 
 // invent makes a sequence of up to limit steps, ending early when the dice are
-// spent, and one that removes everything.
+// spent, and lets it end with an empty cluster.
 func invent(d *dice, limit int) []step {
 	g := &generator{dice: d, cluster: cluster{}}
 	steps := []step{g.start()}
@@ -117,48 +100,12 @@ func invent(d *dice, limit int) []step {
 	return append(steps, g.emptying()...)
 }
 
-// emptying removes everything that can be, in any order.
-func (g *generator) emptying() []step {
-	rest := append(g.cluster.keys(serviceKind), g.cluster.keys(sliceKind)...)
-	shuffle(g.dice, rest)
-	var steps []step
-	for _, k := range rest {
-		steps = append(steps, step{g.make(remove(k))})
-	}
-	return steps
-}
-
-// report plays, and explains a failure with as few steps as show it.
-func report(t *testing.T, steps []step, fails func([]step) string) {
+// explain tells a failure with as few steps as show it.
+func explain(t *testing.T, config plan.Config, steps []step) {
 	t.Helper()
-	diff := fails(steps)
-	if diff == "" {
-		return
-	}
+	fails := func(steps []step) string { return newMatch(config).play(steps) }
 	steps = shrink(steps, fails)
 	t.Errorf("%s\nafter these %d steps:\n%s", fails(steps), len(steps), printSteps(steps))
-}
-
-func TestDifferential(t *testing.T) {
-	want, first := setting(t, "BEELINE_DIFF_STEPS", defaultSteps), setting(t, "BEELINE_DIFF_SEED", 1)
-	var seed, done atomic.Int64
-	seed.Store(int64(first) - 1)
-	var wg sync.WaitGroup
-	for range runtime.GOMAXPROCS(0) {
-		wg.Go(func() {
-			for done.Load() < int64(want) && !t.Failed() {
-				n := seed.Add(1)
-				steps := invent(seeded(uint64(n)), stepsPerSeed)
-				done.Add(int64(len(steps)))
-				if diff := check(steps); diff != "" {
-					t.Logf("seed %d fails; again with BEELINE_DIFF_SEED=%d BEELINE_DIFF_STEPS=1", n, n)
-					report(t, steps, check)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	t.Logf("%d steps on %d nodes, seeds %d to %d", done.Load(), len(observers), first, seed.Load())
 }
 
 // setting is a number from the environment.
@@ -177,15 +124,10 @@ func setting(t *testing.T, name string, otherwise int) int {
 
 // FuzzDifferential lets a fuzzer choose what happens.
 func FuzzDifferential(f *testing.F) {
-	for seed := range uint64(8) {
-		d := seeded(1000 + seed)
-		data := make([]byte, 1500)
-		for i := range data {
-			data[i], _ = d.next()
-		}
-		f.Add(data)
-	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		report(t, invent(scripted(data), stepsPerSeed), check)
+		steps := invent(scripted(data), sequenceSteps)
+		if newMatch(asKubeProxy()).play(steps) != "" {
+			explain(t, asKubeProxy(), steps)
+		}
 	})
 }

@@ -22,8 +22,8 @@ var (
 	zoneNames    = []string{"zone-1", "zone-2", "zone-3"}
 	serviceKeys  = [...]key{{serviceKind, "a", "web"}, {serviceKind, "a", "dns"}, {serviceKind, "a", "web-2"}, {serviceKind, "b", "web"}, {serviceKind, "b", "db"}}
 	portNames    = []string{"http", "dns", "dns-tcp", "db"}
-	externalIPv4 = []string{"203.0.113.1", "203.0.113.2", "203.0.113.003", "192.0.2.11", "::ffff:203.0.113.1"}
-	externalIPv6 = []string{"2001:db8::1", "2001:DB8::0002", "2001:db8:0:0::3"}
+	externalIPv4 = []string{"203.0.113.1", "203.0.113.2", "203.0.113.003", "192.0.2.11", "::ffff:203.0.113.1", "10.96.0.1"}
+	externalIPv6 = []string{"2001:db8::1", "2001:DB8::0002", "2001:db8:0:0::3", "fd00:96:1::1"}
 	balancerIPv4 = []string{"198.51.100.1", "198.51.100.2", "203.0.113.1"}
 	balancerIPv6 = []string{"2001:db8:1::1", "2001:db8:1::2", "2001:db8::1"}
 	sourceRanges = []string{
@@ -68,6 +68,17 @@ func (g *generator) step() step {
 		s = append(s, g.make(g.change()))
 	}
 	return s
+}
+
+// emptying removes everything that can be, in any order.
+func (g *generator) emptying() []step {
+	rest := append(g.cluster.keys(serviceKind), g.cluster.keys(sliceKind)...)
+	shuffle(g.dice, rest)
+	var steps []step
+	for _, k := range rest {
+		steps = append(steps, step{g.make(remove(k))})
+	}
+	return steps
 }
 
 func (g *generator) make(c change) change {
@@ -398,6 +409,9 @@ func (g *generator) changeSlice() change {
 		return remove(k)
 	}
 	s := old.DeepCopy()
+	if g.chance(20) {
+		g.alterSlicePorts(s) // mostly those of the Service
+	}
 	for again := true; again; again = g.chance(25) {
 		g.alterSlice(s)
 	}
@@ -411,7 +425,7 @@ func (g *generator) newSlice(k, service key) *discovery.EndpointSlice {
 			Namespace: k.namespace, Name: k.name,
 			Labels: map[string]string{discovery.LabelServiceName: service.name},
 		},
-		AddressType: pick(g.dice, discovery.AddressTypeIPv4, discovery.AddressTypeIPv4, discovery.AddressTypeIPv6),
+		AddressType: pick(g.dice, discovery.AddressTypeIPv4, discovery.AddressTypeIPv6),
 	}
 	if g.chance(2) {
 		s.AddressType = discovery.AddressTypeFQDN
@@ -600,7 +614,7 @@ func (g *generator) alterSlicePorts(s *discovery.EndpointSlice) {
 		}
 		s.Ports = append(s.Ports, p)
 	}
-	if service := g.cluster.service(owner(s)); service != nil && g.chance(80) {
+	if service := g.cluster.service(owner(s)); service != nil && g.chance(90) {
 		for _, p := range service.Spec.Ports {
 			add(p.Name)
 			s.Ports[len(s.Ports)-1].Protocol = ptr.To(p.Protocol)

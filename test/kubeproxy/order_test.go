@@ -22,7 +22,7 @@ func lastPut(steps []step) int {
 // mixed with those of the others in any way and taken together in any groups,
 // give a new agent the same plans to the letter.
 func (m *match) checkOrder(steps []step) string {
-	again := newBeelines(observers)
+	again := newBeelines(observers, m.config)
 	world := cluster{}
 	take := func(s step) {
 		for _, c := range s {

@@ -9,10 +9,13 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/beeline-net/beeline/internal/model"
 	"github.com/beeline-net/beeline/internal/plan"
 	"github.com/beeline-net/beeline/internal/snapshot"
+	"github.com/beeline-net/beeline/internal/source/kube"
 	"github.com/beeline-net/beeline/internal/source/object"
 )
 
@@ -30,24 +33,39 @@ type beeline struct {
 	plans map[model.Name]plan.Service
 }
 
-func newBeelines(nodes []string) *beelines {
+// asKubeProxy is the configuration that asks for no more and no less than
+// kube-proxy's nftables mode does.
+func asKubeProxy() plan.Config {
+	return plan.Config{AllowExternalIPs: true, RefuseUnknownPorts: true}
+}
+
+func newBeelines(nodes []string, config plan.Config) *beelines {
 	b := &beelines{nodes: map[string]*beeline{}}
 	for _, node := range nodes {
-		b.nodes[node] = newBeeline()
+		b.nodes[node] = &beeline{
+			store:   snapshot.New(time.Now),
+			planner: plan.New(config),
+			plans:   map[model.Name]plan.Service{},
+		}
 	}
 	return b
 }
 
-func newBeeline() *beeline {
-	return &beeline{
-		store:   snapshot.New(time.Now),
-		planner: plan.New(plan.Config{AllowExternalIPs: true, RefuseUnknownPorts: true}),
-		plans:   map[model.Name]plan.Service{},
+// The selectors of our watches.
+var (
+	askedServices = selector(labels.Parse(kube.ServiceLabels))
+	askedFields   = selector(fields.ParseSelector(kube.ServiceFields))
+	askedSlices   = selector(labels.Parse(kube.SliceLabels))
+)
+
+func selector[T any](s T, err error) T {
+	if err != nil {
+		panic(err)
 	}
+	return s
 }
 
-// handle takes an event of an unfiltered watch: package object does what the
-// selectors of kube-proxy's watches do.
+// handle takes an event of an unfiltered watch.
 func (b *beelines) handle(e event) {
 	switch e.key.kind {
 	case nodeKind:
@@ -64,8 +82,9 @@ func (b *beelines) handle(e event) {
 
 func (b *beelines) handleService(e event) {
 	var service *model.Service
-	if e.now != nil {
-		service, _ = object.Service(e.now.(*v1.Service))
+	if now, ok := e.now.(*v1.Service); ok && askedServices.Matches(labels.Set(now.Labels)) &&
+		askedFields.Matches(fields.Set{"spec.clusterIP": now.Spec.ClusterIP}) {
+		service, _ = object.Service(now)
 	}
 	for _, n := range b.nodes {
 		if service == nil {
@@ -78,8 +97,8 @@ func (b *beelines) handleService(e event) {
 
 func (b *beelines) handleSlice(e event) {
 	var slice *model.EndpointSlice
-	if e.now != nil {
-		slice, _ = object.Slice(e.now.(*discovery.EndpointSlice))
+	if now, ok := e.now.(*discovery.EndpointSlice); ok && askedSlices.Matches(labels.Set(now.Labels)) {
+		slice, _ = object.Slice(now)
 	}
 	for _, n := range b.nodes {
 		if slice == nil {
@@ -118,10 +137,15 @@ func (n *beeline) learn(changed []plan.Service) {
 }
 
 // complaint returns what the Planner refuses and must not: the generator makes
-// nothing that is refused, but frontends that several Services ask for.
+// nothing that is refused, but frontends that several Services ask for, and
+// external IPs, which may be switched off.
 func (n *beeline) complaint() string {
+	off := plan.AddressNotAllowed
+	if n.planner.Config().AllowExternalIPs {
+		off = plan.FrontendConflict
+	}
 	for _, p := range n.planner.Problems() {
-		if p.Reason != plan.FrontendConflict {
+		if p.Reason != plan.FrontendConflict && p.Reason != off {
 			return fmt.Sprintf("Beeline complains: %v: %v: %v\n", p.Service, p.Reason, p.Message)
 		}
 	}
@@ -153,11 +177,10 @@ func viewOf(p plan.Port) portView {
 		}
 		return cluster
 	}
-	var flows []string
+	view := portView{}
 	for _, b := range p.Backends {
-		flows = append(flows, b.Addr.String())
+		view.kept = append(view.kept, b.Addr.String())
 	}
-	view := portView{flows: words(flows)}
 	for _, f := range p.Frontends {
 		var ranges []string
 		for _, r := range f.SourceRanges {

@@ -31,8 +31,10 @@ import (
 type kubeProxies struct {
 	families []*familyProxy
 	nodes    map[string]*nodeState
-	created  map[types.NamespacedName]time.Time
-	slices   map[types.NamespacedName]map[string]*discovery.EndpointSlice
+	// literal lets it keep what it forgets when a slice changes hands.
+	literal bool
+	created map[types.NamespacedName]time.Time
+	slices  map[types.NamespacedName]map[string]*discovery.EndpointSlice
 }
 
 // nodeState is what the proxier knows of its node.
@@ -162,10 +164,9 @@ func (p *kubeProxies) handleService(e event) {
 
 func (p *kubeProxies) handleSlice(e event) {
 	old, now := watchedSlice(e.old), watchedSlice(e.now)
-	// Listed difference: kube-proxy keeps the endpoints of a slice with the
-	// Service that the slice belonged to before its label changed, for ever.
-	// A slice that changes hands is therefore deleted and made anew.
-	if old != nil && (now == nil || owner(now) != owner(old)) {
+	// A slice that changes hands is deleted and made anew; see "a slice changes
+	// hands" among the listed differences.
+	if old != nil && (now == nil || owner(now) != owner(old) && !p.literal) {
 		p.updateSlice(old, true)
 	}
 	if now != nil {
@@ -266,6 +267,8 @@ func portRules(id plan.PortID, info proxy.ServicePort, eps []proxy.Endpoint, nod
 	if info.ExternalPolicyLocal() {
 		base.external = localVerdict
 	}
+	// Of an address that is given twice, the first kind counts, as in iptables
+	// mode; in nftables mode the last one does, but for the source ranges.
 	add := func(kind plan.Kind, addr netip.Addr, port int, ranges string) {
 		f := base
 		f.kind, f.key.Addr, f.key.Port, f.ranges = kind, addr, uint16(port), ranges
@@ -287,7 +290,20 @@ func portRules(id plan.PortID, info proxy.ServicePort, eps []proxy.Endpoint, nod
 		}
 		add(plan.NodePort, unspecified, info.NodePort(), "")
 	}
-	return portView{frontends: sortFrontends(frontends), flows: flowsOf(id.Protocol, eps, cluster, local)}
+	return portView{
+		frontends: sortFrontends(frontends),
+		kept:      keptBy(id.Protocol, eps),
+		hinted:    info.UsesClusterEndpoints() && len(cluster) < countReady(eps),
+	}
+}
+
+func countReady(eps []proxy.Endpoint) (n int) {
+	for _, e := range eps {
+		if e.IsReady() {
+			n++
+		}
+	}
+	return n
 }
 
 func addrOf(ip net.IP) netip.Addr {
@@ -339,23 +355,17 @@ func rangesOf(info proxy.ServicePort, nodeIP netip.Addr) string {
 	return words(list)
 }
 
-// flowsOf lists the endpoints to which established flows go on. kube-proxy
+// keptBy lists the endpoints to which established flows go on: kube-proxy
 // deletes a UDP flow if its endpoint does not serve (conntrack/cleanup.go) and
-// touches no other. Listed difference: it does so even to an endpoint that it
-// sends new flows to, one that is ready and does not serve.
-func flowsOf(protocol model.Protocol, eps []proxy.Endpoint, used ...[]proxy.Endpoint) string {
+// touches no other.
+func keptBy(protocol model.Protocol, eps []proxy.Endpoint) []string {
 	var list []string
 	for _, e := range eps {
 		if protocol != model.UDP || e.IsServing() {
 			list = append(list, e.String())
 		}
 	}
-	for _, eps := range used {
-		for _, e := range eps {
-			list = append(list, e.String())
-		}
-	}
-	return words(list)
+	return list
 }
 
 // openPorts are the endpoints of a Service's ports for which kube-proxy leaves

@@ -59,8 +59,12 @@ type healthView struct {
 type portView struct {
 	// frontends are sorted by key.
 	frontends []frontendView
-	// flows are the backends to which established flows may go on.
-	flows string
+	// kept are backends to which established flows go on even though new ones
+	// may not go there.
+	kept []string
+	// hinted is true if topology hints leave out ready endpoints; it is not
+	// compared.
+	hinted bool
 }
 
 // frontendView is one frontend. It is comparable.
@@ -77,12 +81,28 @@ type frontendView struct {
 const (
 	reject = "reject"
 	drop   = "drop"
-	// anything as flows: nothing is expected of them.
-	anything = "anything"
 )
 
+// flows are the backends to which established flows go on: those that are kept,
+// and those that new flows go to.
+func (p portView) flows() string {
+	list := slices.Clone(p.kept)
+	for _, f := range p.frontends {
+		for _, verdict := range []string{f.internal, f.external} {
+			if verdict == drop || verdict == reject {
+				continue
+			}
+			for word := range strings.FieldsSeq(verdict) {
+				addr, _, _ := strings.Cut(word, "+")
+				list = append(list, addr)
+			}
+		}
+	}
+	return words(list)
+}
+
 func (p portView) equal(o portView) bool {
-	return (p.flows == o.flows || p.flows == anything) && slices.Equal(p.frontends, o.frontends)
+	return slices.Equal(p.frontends, o.frontends) && p.flows() == o.flows()
 }
 
 func (p portView) String() string {
@@ -91,7 +111,7 @@ func (p portView) String() string {
 		fmt.Fprintf(&b, "  %v %v\n    internal: %s\n    external: %s\n    affinity: %v, ranges: %s\n",
 			f.kind, f.key, f.internal, f.external, f.affinity, f.ranges)
 	}
-	fmt.Fprintf(&b, "  flows: %s\n", p.flows)
+	fmt.Fprintf(&b, "  flows: %s\n", p.flows())
 	return b.String()
 }
 
@@ -121,16 +141,12 @@ func winner(list []claimant) claimant {
 	})
 }
 
-// granted leaves out the frontends that another Service wins. Which endpoints
-// are in use may depend on those.
+// granted leaves out the frontends that another Service wins.
 func (v view) granted(id plan.PortID, p portView) portView {
-	kept := slices.DeleteFunc(slices.Clone(p.frontends), func(f frontendView) bool {
+	p.frontends = slices.DeleteFunc(slices.Clone(p.frontends), func(f frontendView) bool {
 		list := v.claims[f.key]
 		return len(list) > 1 && winner(list).service != id.Service
 	})
-	if len(kept) < len(p.frontends) {
-		return portView{frontends: kept, flows: anything}
-	}
 	return p
 }
 
