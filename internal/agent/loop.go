@@ -103,7 +103,7 @@ func (l *loop) pass(ctx context.Context) {
 	if complete && !l.complete {
 		l.complete = true
 		l.reconcile.Prune(ctx)
-		l.log.Info("in step", "services", len(plans)-1, "kernelTook", stats.Took, "writes", stats.Writes())
+		l.log.Info("in step", "services", len(plans)-1, "kernel_took", stats.Took, "writes", stats.Writes())
 	}
 	l.observer.Synced(delta, stats, l.planner, l.reconcile)
 }

@@ -91,7 +91,7 @@ func large(i int) []apiruntime.Object {
 	name := fmt.Sprint("service-", i)
 	managed := []metav1.ManagedFieldsEntry{{
 		Manager: "kube-controller-manager", Operation: metav1.ManagedFieldsOperationUpdate,
-		FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:x":{` + strings.Repeat(`"f:metadata":{},`, 100) + `"f:y":{}}}`)},
+		FieldsV1: metav1.NewFieldsV1(`{"f:x":{` + strings.Repeat(`"f:metadata":{},`, 100) + `"f:y":{}}}`),
 	}}
 	svc := service(name, fmt.Sprintf("10.96.%d.%d", i/256, i%256))
 	svc.ManagedFields = managed

@@ -44,7 +44,7 @@ type fileID struct {
 func identify(info fs.FileInfo) fileID {
 	id := fileID{size: info.Size(), modified: info.ModTime()}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		id.dev, id.inode = uint64(st.Dev), st.Ino
+		id.dev, id.inode = uint64(st.Dev), st.Ino //nolint:unconvert // narrower on some architectures
 	}
 	return id
 }
