@@ -231,17 +231,15 @@ func (s *Source) sync(busy bool) {
 // problemsOf lists what is wrong with a file.
 func (s *Source) problemsOf(name string) []object.Problem {
 	f := s.files[name]
-	problems := slices.Clone(f.broken)
-	if len(problems) > 0 {
-		consequence := "its last good content stays in force"
-		if f.content == nil {
-			consequence = "it has had no good content yet, so what the kernel may hold from it is not pruned"
-		}
-		problems = append(problems, object.Problem{Object: display(name), Message: "not in force; " + consequence})
-	}
-	if f.content != nil {
-		problems = append(problems, f.content.problems...)
-		problems = append(problems, s.doubles(name, f.content)...)
+	var problems []object.Problem
+	switch {
+	case len(f.broken) == 0:
+		problems = append(slices.Clone(f.content.problems), s.doubles(name, f.content)...)
+	case f.content != nil:
+		problems = append(slices.Clone(f.broken), object.Problem{Object: display(name), Message: "not in force; its last good content stays in force"})
+	default:
+		problems = append(slices.Clone(f.broken), object.Problem{Object: display(name),
+			Message: "not in force; it has had no good content yet, so what the kernel may hold from it is not pruned"})
 	}
 	if n := len(problems) - maxFileProblems; n > 0 {
 		problems = append(problems[:maxFileProblems], object.Problem{Object: display(name), Message: fmt.Sprintf("and %d more problems", n)})

@@ -76,7 +76,7 @@ func (f *folder) runSource(src *Source) {
 			f.t.Error(err)
 		}
 	})
-	f.eventually("loaded", func() bool { return f.store.HasSynced() || len(src.Unread()) > 0 })
+	f.eventually("loaded", func() bool { return f.store.HasSynced() || len(src.Problems()) > 0 })
 }
 
 func (f *folder) eventually(what string, ok func() bool) {
@@ -229,7 +229,7 @@ func TestABrokenFileKeepsItsLastGoodContent(t *testing.T) {
 		name, file, content, want string
 	}{
 		{"no YAML", "a.yaml", "a: [", "a.yaml, document 1: yaml: line 1: did not find expected node content"},
-		{"tabs", "a.yaml", "kind: Service\n\tspec: x\n", "found character that cannot start any token"},
+		{"tabs", "a.yaml", "kind: Service\n\tspec: x\n", "found a tab character that violates indentation"},
 		{"no object", "a.yaml", "just words\n", "cannot unmarshal string"},
 		{"null", "a.yaml", "~\n", "kind: missing"},
 		{"a list without a List", "a.yaml", "- " + strings.ReplaceAll(good, "\n", "\n  "), "cannot unmarshal array"},
@@ -246,9 +246,9 @@ func TestABrokenFileKeepsItsLastGoodContent(t *testing.T) {
 		{"NUL", "a.yaml", "a: \x00\n", "control characters are not allowed"},
 		{"empty", "a.yaml", "", "a.yaml: is empty; delete the file to delete its objects"},
 		{"only space", "a.yaml", " \n\n", "a.yaml: is empty"},
-		{"too large", "a.yaml", good + "# " + big + big, "a.yaml: has 689 bytes; 600 are allowed"},
-		{"something after a flow map", "a.yaml", "{apiVersion: v1, kind: Service}\n{a: b}\n", "document 1: yaml: line 2: did not find expected <document start>"},
-		{"JSON followed by junk in YAML", "a.yaml", `{"apiVersion":"v1","kind":"Service"} }`, "did not find expected"},
+		{"too large", "a.yaml", good + "# " + big + big, "a.yaml: has 701 bytes; 600 are allowed"},
+		{"something after a flow map", "a.yaml", "{apiVersion: v1, kind: Service}\n{a: b}\n", "document 1: more text after the end of the value"},
+		{"JSON followed by junk in YAML", "a.yaml", `{"apiVersion":"v1","kind":"Service"} }`, "more text after the end of the value"},
 		{"broken JSON", "a.json", `{"kind": "Service",`, "a.json: document 1 (line 1): unexpected EOF"},
 		{"JSON, then junk", "a.json", "{\"kind\": \"Pod\"}\nx", "a.json: document 2 (line 1): invalid character 'x'"},
 		{"JSON with a field twice", "a.json", `{"apiVersion":"v1","kind":"Service","kind":"Service"}`, `duplicate field "kind"`},
@@ -348,7 +348,7 @@ func TestWhatIsNotAllocatedHereIsReported(t *testing.T) {
 	f.want("a=10.0.0.1>",
 		"a.yaml, document 1, Service default/a: spec.ports[0].nodePort: empty, and nothing allocates one here",
 		"a.yaml, document 2 (line 10), Service default/b: spec.clusterIP: empty, and nobody has allocated an address",
-		"a.yaml, document 3 (line 19), EndpointSlice default/c: metadata.labels: without kubernetes.io/service-name it belongs to no Service")
+		"a.yaml, document 3 (line 20), EndpointSlice default/c: metadata.labels: without kubernetes.io/service-name it belongs to no Service")
 }
 
 func TestOfOneObjectInTwoFilesTheFirstFileWins(t *testing.T) {

@@ -210,11 +210,12 @@ func (s *Source) read(name string, info fs.FileInfo) ([]byte, error) {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, s.cfg.MaxFileSize+1))
-	if err != nil {
+	var text bytes.Buffer
+	text.Grow(int(info.Size()) + bytes.MinRead)
+	if _, err := text.ReadFrom(io.LimitReader(f, s.cfg.MaxFileSize+1)); err != nil {
 		return nil, err
 	}
-	data = bytes.TrimPrefix(data, []byte("\ufeff"))
+	data := bytes.TrimPrefix(text.Bytes(), []byte("\ufeff"))
 	switch {
 	case int64(len(data)) > s.cfg.MaxFileSize:
 		return nil, fmt.Errorf("has more than %d bytes", s.cfg.MaxFileSize)

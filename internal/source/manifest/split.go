@@ -45,8 +45,11 @@ func (s *splitter) add(data []byte, line int) {
 // json takes one value after the other.
 func (s *splitter) json(data []byte) error {
 	decoder := json.NewDecoder(bytes.NewReader(data))
+	line, counted := 1, 0
 	for {
-		line := 1 + bytes.Count(data[:decoder.InputOffset()], []byte("\n"))
+		end := int(decoder.InputOffset())
+		line += bytes.Count(data[counted:end], []byte("\n"))
+		counted = end
 		var value json.RawMessage
 		err := decoder.Decode(&value)
 		if errors.Is(err, io.EOF) {

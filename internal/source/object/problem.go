@@ -42,12 +42,14 @@ func (c *checker) addf(format string, args ...any) {
 	c.problems = append(c.problems, Problem{c.object(), fmt.Sprintf(format, args...)})
 }
 
-func (c *checker) object() string {
-	name := quoteIfOdd(c.name)
-	if c.namespace != "" {
-		name = quoteIfOdd(c.namespace) + "/" + name
+func (c *checker) object() string { return Ref(c.kind, c.namespace, c.name) }
+
+// Ref names an object in messages; whatever its name is, it fits in a line.
+func Ref(kind, namespace, name string) string {
+	if namespace == "" {
+		return kind + " " + quoteIfOdd(name)
 	}
-	return c.kind + " " + name
+	return kind + " " + quoteIfOdd(namespace) + "/" + quoteIfOdd(name)
 }
 
 func (c *checker) result() []Problem {
