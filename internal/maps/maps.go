@@ -48,6 +48,10 @@ type Words interface {
 	Len() uint32
 }
 
+// NoService is the service index of a frontend that belongs to a Service, but to
+// none of its ports: one with flag abi.FlagAddress.
+const NoService = ^uint32(0)
+
 // Tables are all the tables of the datapath.
 type Tables struct {
 	// Written by the agent, read by programs.
@@ -85,8 +89,8 @@ func (t *Tables) Close() error { return t.close() }
 // The maps stay the caller's and must outlive the tables.
 func New(kernel map[string]*ebpf.Map) (*Tables, error) { return open(kernel, true) }
 
-// NewReadOnly is New for maps opened with BPF_F_RDONLY, or by who only looks.
-// Nothing can be written through the tables it returns.
+// NewReadOnly is New for who only looks: nothing can be written through the
+// tables it returns.
 func NewReadOnly(kernel map[string]*ebpf.Map) (*Tables, error) { return open(kernel, false) }
 
 // opener collects what open has opened and the first error.

@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/beeline-net/beeline/internal/abi"
+	"github.com/beeline-net/beeline/internal/plan"
+)
+
+// port is one Service port that has, or is about to get, a service index.
+// Of what is in arrays it knows only what it owns; the content is read back
+// from the shared memory, which costs no more than a copy would.
+type port struct {
+	id    plan.PortID // zero if Restore found no name
+	owner *service
+	want  *plan.Port // nil: to be removed
+
+	index   uint32
+	indexed bool // index is taken
+	named   bool // the kernel has its name
+	ready   bool // what is wanted is published, frontends may refer to it
+	// Frontends in the kernel that refer to it, and those of them by which
+	// some clients pick from the Local set.
+	held, heldLocal int
+
+	sets [abi.SetKinds]set
+	// backends are the indexes of its backends, by address; the surplus ones
+	// are no longer wanted, but may still be in a set.
+	backends, surplus []uint32
+	// leaving is set while the Local set, which no frontend uses any more, is
+	// among what is retired.
+	leaving *retired
+	retired bool
+	problem error // why its name could not be deleted
+}
+
+// set is what the kernel has of a backend set.
+type set struct {
+	word  uint64
+	owned bool // the word's slots are taken from Reconciler.slots
+}
+
+func (s set) extent() extent {
+	base, count := abi.UnpackSet(s.word)
+	return extent{base, count}
+}
+
+func (s *service) port(id plan.PortID) *port {
+	for _, p := range s.ports {
+		if p.id == id {
+			return p
+		}
+	}
+	return nil
+}
+
+// adopt gives every wanted port of a Service its record, and marks the others
+// as unwanted.
+func (r *Reconciler) adopt(s *service) {
+	for _, p := range s.ports {
+		p.want = nil
+	}
+	for i := range s.want.Ports {
+		w := &s.want.Ports[i]
+		p := s.port(w.ID)
+		if p == nil {
+			p = &port{id: w.ID, owner: s}
+			s.ports = append(s.ports, p)
+		}
+		p.want, p.ready = w, false
+	}
+}
+
+// register gives the ports of the given Services an index and writes their
+// names, all at once.
+func (r *Reconciler) register(work []*service) {
+	var ports []*port
+	var numbers []uint32
+	var names []abi.ServiceName
+	for _, s := range work {
+		for _, p := range s.ports {
+			if p.want == nil || p.named {
+				continue
+			}
+			id := p.id
+			name, err := abi.NewServiceName(id.Service.Namespace, id.Service.Name, id.Port, uint8(id.Protocol), uint8(id.Family))
+			if err == nil && !p.indexed {
+				if p.index, p.indexed = r.numbers.alloc(); !p.indexed {
+					err = fmt.Errorf("service indexes, %d in use: %w", r.numbers.used, errNoRoom)
+				}
+			}
+			if err != nil {
+				s.note(fmt.Errorf("port %v: %w", id, err))
+				continue
+			}
+			ports, numbers, names = append(ports, p), append(numbers, p.index), append(names, name)
+		}
+	}
+	putAll(r.tables.Services, numbers, names, func(i int, err error) {
+		if ports[i].named = err == nil; err != nil {
+			ports[i].owner.note(fmt.Errorf("port %v: %w", ports[i].id, err))
+		}
+	})
+}
+
+// publishPort writes the backends and sets of a port.
+func (r *Reconciler) publishPort(p *port, w *plan.Port) error {
+	if err := check(w); err != nil {
+		return err
+	}
+	if err := r.placeBackends(p, w); err != nil {
+		return err
+	}
+	if err := r.publishSet(p, abi.SetCluster, w.Cluster); err != nil {
+		return err
+	}
+	if usesLocal(w) {
+		if err := r.publishSet(p, abi.SetLocal, w.Local); err != nil {
+			return err
+		}
+		p.leaving = nil
+	}
+	p.ready = true
+	return nil
+}
+
+// check refuses a plan that breaks the promises of its type.
+func check(w *plan.Port) error {
+	sorted := slices.IsSortedFunc(w.Backends, func(a, b plan.Backend) int { return a.Addr.Compare(b.Addr) })
+	if !sorted {
+		return fmt.Errorf("plan: backends are not sorted")
+	}
+	for _, members := range [][]int{w.Cluster.Members, w.Local.Members} {
+		for _, m := range members {
+			if m < 0 || m >= len(w.Backends) {
+				return fmt.Errorf("plan: member %d of %d backends", m, len(w.Backends))
+			}
+		}
+	}
+	return nil
+}
+
+// usesLocal reports whether a frontend may pick from the Local set. Where none
+// does, the plan leaves it empty, but programs that have read the frontends
+// before may still pick from it.
+func usesLocal(w *plan.Port) bool {
+	return slices.ContainsFunc(w.Frontends, func(f plan.Frontend) bool { return f.InternalLocal || f.ExternalLocal })
+}
+
+// placeBackends gives every wanted backend an entry, updates those there are,
+// and sets p.backends to them in the plan's order.
+func (r *Reconciler) placeBackends(p *port, w *plan.Port) error {
+	images := r.images(p, w)
+	have := p.backends
+	if len(p.surplus) > 0 {
+		have = slices.Concat(p.backends, p.surplus)
+		slices.SortStableFunc(have, func(a, b uint32) int { return r.backendAddr(a).Compare(r.backendAddr(b)) })
+	}
+	placed := make([]uint32, 0, len(images))
+	var surplus []uint32
+	for n, image := range images {
+		for len(have) > 0 && r.backendAddr(have[0]).Compare(w.Backends[n].Addr) < 0 {
+			surplus, have = append(surplus, have[0]), have[1:]
+		}
+		if len(have) > 0 && r.backendAddr(have[0]) == w.Backends[n].Addr {
+			image.Generation = r.tables.Backends.Load(have[0]).Generation
+			r.tables.Backends.Update(have[0], image)
+			placed, have = append(placed, have[0]), have[1:]
+			continue
+		}
+		i, ok := r.backends.alloc()
+		if !ok {
+			p.backends, p.surplus = placed, append(surplus, have...)
+			return fmt.Errorf("backend %v: %d in use: %w", w.Backends[n].Addr, r.backends.used, errNoRoom)
+		}
+		r.tables.Backends.Create(i, image)
+		placed = append(placed, i)
+	}
+	p.backends, p.surplus = placed, append(surplus, have...)
+	return nil
+}
+
+// images returns what the entries of a port's backends must hold, apart from
+// the generation.
+func (r *Reconciler) images(p *port, w *plan.Port) []abi.Backend {
+	images := make([]abi.Backend, len(w.Backends))
+	for i, b := range w.Backends {
+		images[i] = abi.Backend{
+			Addr: abi.Addr(b.Addr.Addr()), Port: abi.Port(b.Addr.Port()),
+			State: backendState(b.State), Service: p.index,
+		}
+		if b.Local {
+			images[i].Local = 1
+		}
+	}
+	for _, m := range w.Cluster.Members {
+		images[m].Sets |= 1 << abi.SetCluster
+	}
+	for _, m := range w.Local.Members {
+		images[m].Sets |= 1 << abi.SetLocal
+	}
+	return images
+}
+
+func backendState(s plan.State) uint8 {
+	switch s {
+	case plan.Terminating:
+		return uint8(abi.BackendTerminating)
+	case plan.Draining:
+		return uint8(abi.BackendDraining)
+	}
+	return uint8(abi.BackendActive)
+}
+
+func (r *Reconciler) backendAddr(i uint32) netip.AddrPort {
+	b := r.tables.Backends.Load(i)
+	return netip.AddrPortFrom(abi.NetIP(b.Addr), abi.Port(b.Port))
+}
+
+// publishSet writes a set's members into fresh slots and publishes them, if
+// they are not what the set holds already.
+func (r *Reconciler) publishSet(p *port, kind abi.SetKind, w plan.Set) error {
+	if r.holds(p, kind, w) {
+		return nil
+	}
+	fresh := set{word: abi.EmptySetWord(emptySet(w.Empty))}
+	if len(w.Members) > 0 {
+		e, ok := r.slots.alloc(uint32(len(w.Members)))
+		if !ok {
+			return fmt.Errorf("%d slots in a row, %d of %d in use: %w", len(w.Members), r.slots.used, r.slots.size, errNoRoom)
+		}
+		for i, m := range w.Members {
+			r.tables.Slots.Store(e.base+uint32(i), p.backends[m])
+		}
+		fresh = set{word: abi.SetWord(e.base, e.count), owned: true}
+	}
+	r.tables.Sets.Store(p.index, kind, fresh.word)
+	if old := p.sets[kind]; old.owned {
+		r.grace.collecting.slots = append(r.grace.collecting.slots, old.extent())
+	}
+	p.sets[kind] = fresh
+	return nil
+}
+
+// holds reports whether the kernel's set is the wanted one.
+func (r *Reconciler) holds(p *port, kind abi.SetKind, w plan.Set) bool {
+	have := p.sets[kind]
+	e := have.extent()
+	if len(w.Members) == 0 {
+		return have.word == abi.EmptySetWord(emptySet(w.Empty))
+	}
+	if !have.owned || int(e.count) != len(w.Members) {
+		return false
+	}
+	for i, m := range w.Members {
+		if r.tables.Slots.Load(e.base+uint32(i)) != p.backends[m] {
+			return false
+		}
+	}
+	return true
+}
+
+func emptySet(e plan.Empty) abi.EmptySet {
+	if e == plan.Drop {
+		return abi.EmptyDrop
+	}
+	return abi.EmptyReject
+}
+
+// retirePort takes back what the port has and does not need: everything, if it
+// is not wanted and no frontend refers to it.
+func (r *Reconciler) retirePort(p *port) {
+	switch {
+	case p.retired, !p.owner.named: // what nobody named stays until Prune
+	case p.want == nil && p.held == 0:
+		p.retired = true
+		p.owner.ports = slices.DeleteFunc(p.owner.ports, func(o *port) bool { return o == p })
+		r.grace.collecting.ports = append(r.grace.collecting.ports, p)
+	case p.want != nil && p.ready:
+		r.retireLeftovers(p)
+	}
+}
+
+// retireLeftovers takes back a Local set that no frontend uses, and surplus
+// backends.
+func (r *Reconciler) retireLeftovers(p *port) {
+	if p.sets[abi.SetLocal].word != 0 && !usesLocal(p.want) && p.leaving == nil {
+		if p.heldLocal > 0 {
+			return // clients still come to the Local set, surplus backends and all
+		}
+		p.leaving = r.grace.collecting
+		r.grace.collecting.locals = append(r.grace.collecting.locals, p)
+	}
+	for _, i := range p.surplus {
+		b := r.tables.Backends.Load(i)
+		b.State, b.Sets = uint8(abi.BackendDraining), 0
+		r.tables.Backends.Update(i, b)
+	}
+	r.grace.collecting.backends = append(r.grace.collecting.backends, p.surplus...)
+	p.surplus = nil
+}
+
+// emptyLocal ends a Local set that no program can pick from any more.
+func (r *Reconciler) emptyLocal(p *port) {
+	p.leaving = nil
+	r.emptySet(p, abi.SetLocal)
+}
+
+func (r *Reconciler) emptySet(p *port, kind abi.SetKind) {
+	s := p.sets[kind]
+	if s.word != 0 {
+		r.tables.Sets.Store(p.index, kind, 0)
+	}
+	if s.owned {
+		r.slots.release(s.extent())
+	}
+	p.sets[kind] = set{}
+}
+
+// freeBackend ends a backend that no program can pick any more: it gets
+// generation 0, so that who remembers it notices.
+func (r *Reconciler) freeBackend(i uint32) {
+	r.tables.Backends.Free(i)
+	r.backends.release(i)
+}
+
+// closePort frees everything a port has, its name and index last. On an error
+// these two are left.
+func (r *Reconciler) closePort(p *port) error {
+	for kind := range abi.SetKinds {
+		r.emptySet(p, abi.SetKind(kind))
+	}
+	for _, i := range slices.Concat(p.backends, p.surplus) {
+		r.freeBackend(i)
+	}
+	p.backends, p.surplus = nil, nil
+	if p.named {
+		if err := r.tables.Services.Delete(p.index); err != nil {
+			return err
+		}
+		p.named = false
+	}
+	if p.indexed {
+		r.numbers.release(p.index)
+		p.indexed = false
+	}
+	return nil
+}

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package reconcile
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/beeline-net/beeline/internal/abi"
+	"github.com/beeline-net/beeline/internal/maps"
+	"github.com/beeline-net/beeline/internal/model"
+)
+
+// How long to wait before trying again: doubled with every attempt.
+const (
+	retryMin = 100 * time.Millisecond
+	retryMax = 30 * time.Second
+)
+
+// Problem says what of a Service is not in the kernel as it is wanted.
+type Problem struct {
+	Service model.Name
+	// Err names the object, a port or a frontend, and why it failed; Errors is
+	// how many failed, of which it is the first.
+	Err    error
+	Errors int
+	// Since is when it first failed, Attempts how often it has been tried.
+	Since    time.Time
+	Attempts int
+	// Next is when it is tried again; zero if not by itself.
+	Next time.Time
+	// Full is true if it failed because something has no room left.
+	Full bool
+}
+
+// ErrContested is the error of a Problem about a frontend that another Service
+// has.
+var ErrContested = errors.New("another Service has it")
+
+// Stats counts work.
+type Stats struct {
+	// Services were handled.
+	Services int
+	// Puts and Deletes are entries of hash tables, Stores are words of arrays,
+	// all that were written. Syscalls wrote the entries; words need none.
+	Puts, Deletes, Stores, Syscalls int
+	// Took is the time spent.
+	Took time.Duration
+}
+
+func (s *Stats) count(w maps.Write) {
+	switch w.Op {
+	case maps.Put, maps.PutAll:
+		s.Puts += w.Entries
+	case maps.Delete:
+		s.Deletes += w.Entries
+	case maps.Store:
+		s.Stores += w.Entries
+		return
+	}
+	s.Syscalls++
+}
+
+// Writes is how much was written in all.
+func (s Stats) Writes() int { return s.Puts + s.Deletes + s.Stores }
+
+// account completes the totals and returns what was added since before.
+func (r *Reconciler) account(before Stats, start time.Time, services int) Stats {
+	r.totals.Services += services
+	r.totals.Took += r.now().Sub(start)
+	return Stats{
+		Services: r.totals.Services - before.Services,
+		Puts:     r.totals.Puts - before.Puts,
+		Deletes:  r.totals.Deletes - before.Deletes,
+		Stores:   r.totals.Stores - before.Stores,
+		Syscalls: r.totals.Syscalls - before.Syscalls,
+		Took:     r.totals.Took - before.Took,
+	}
+}
+
+// Totals returns the Stats of all calls.
+func (r *Reconciler) Totals() Stats { return r.totals }
+
+// Usage is how full a table is.
+type Usage struct {
+	Table          string // its name in package abi
+	Used, Capacity int
+}
+
+// Usage returns how full the tables are that the agent writes. What waits for
+// programs to end is in use.
+func (r *Reconciler) Usage() []Usage {
+	return []Usage{
+		{abi.MapFrontends, r.present, r.tables.Frontends.Capacity()},
+		{abi.MapServices, int(r.numbers.used), min(int(r.numbers.size), r.tables.Services.Capacity())},
+		{abi.MapSlots, int(r.slots.used), int(r.slots.size)},
+		{abi.MapBackends, int(r.backends.used), int(r.backends.size)},
+	}
+}
+
+// note records that something of the Service failed in this pass.
+func (s *service) note(err error) { s.errs = append(s.errs, err) }
+
+// note is service.note, also for a Service that the pass is not about.
+func (r *Reconciler) note(s *service, err error, t *touched) {
+	if s.pass != r.pass {
+		s.pass = r.pass
+		t.noted = append(t.noted, s)
+	}
+	s.note(err)
+}
+
+// starved reports whether the Service needs room.
+func (s *service) starved() bool {
+	return slices.ContainsFunc(s.errs, full) || s.problem != nil && s.problem.Full
+}
+
+// hurry makes a Service that needs room due at once.
+func (s *service) hurry(now time.Time) {
+	if s.problem.Full {
+		s.problem.Next = now
+	}
+}
+
+// conclude turns the errors of a pass into a problem, or ends the one there was.
+func (r *Reconciler) conclude(s *service) {
+	errs := s.errs
+	s.errs = nil
+	if len(errs) == 0 {
+		if s.problem != nil {
+			r.log.Info("Service is in the kernel now", "service", s.name, "attempts", s.problem.Attempts+1)
+		}
+		s.problem = nil
+		delete(r.failing, s)
+		return
+	}
+	p := s.problem
+	if p == nil {
+		p = &Problem{Service: s.name, Since: r.now()}
+		r.log.Warn("Service is not in the kernel as it should be", "service", s.name, "errors", len(errs), "error", errs[0])
+	}
+	p.Err, p.Errors, p.Full = errs[0], len(errs), slices.ContainsFunc(errs, full)
+	p.Next = r.now().Add(min(retryMin<<min(p.Attempts, 16), retryMax))
+	p.Attempts++
+	s.problem = p
+	r.failing[s] = struct{}{}
+}
+
+// Pending returns what is not in the kernel as it is wanted, by Service.
+func (r *Reconciler) Pending() []Problem {
+	var problems []Problem
+	for s := range r.failing {
+		problems = append(problems, *s.problem)
+	}
+	for _, p := range r.closing {
+		err := fmt.Errorf("name of removed port %v: %w", p.id, p.problem)
+		problems = append(problems, Problem{Service: p.id.Service, Err: err, Errors: 1, Next: r.closingNext})
+	}
+	for key := range r.contested {
+		f := r.frontends[key]
+		won := f.winner()
+		for i := range f.claims {
+			if c := &f.claims[i]; c != won {
+				err := fmt.Errorf("frontend %s: %w: %v", keyString(key), ErrContested, won.port.id)
+				problems = append(problems, Problem{Service: c.service.name, Err: err, Errors: 1})
+			}
+		}
+	}
+	slices.SortFunc(problems, func(a, b Problem) int { return a.Service.Compare(b.Service) })
+	return problems
+}
+
+// NextRetry returns when Retry has something to try again, zero if nothing
+// failed.
+func (r *Reconciler) NextRetry() time.Time {
+	var next time.Time
+	earliest := func(t time.Time) {
+		if next.IsZero() || t.Before(next) {
+			next = t
+		}
+	}
+	for s := range r.failing {
+		earliest(s.problem.Next)
+	}
+	if len(r.closing) > 0 {
+		earliest(r.closingNext)
+	}
+	return next
+}
