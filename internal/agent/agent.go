@@ -2,7 +2,8 @@
 
 // Package agent puts the parts together and keeps them running: a source fills
 // the snapshot, the loop plans and reconciles, the datapath holds on to the
-// kernel. It is the only place that knows all of them.
+// kernel, health and metrics answer. It is the only place that knows all of
+// them.
 package agent
 
 import (
@@ -10,22 +11,51 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"strconv"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/beeline-net/beeline/internal/abi"
 	"github.com/beeline-net/beeline/internal/config"
 	"github.com/beeline-net/beeline/internal/datapath"
+	"github.com/beeline-net/beeline/internal/health"
 	"github.com/beeline-net/beeline/internal/maps"
+	"github.com/beeline-net/beeline/internal/metrics"
+	"github.com/beeline-net/beeline/internal/model"
 	"github.com/beeline-net/beeline/internal/plan"
 	"github.com/beeline-net/beeline/internal/reconcile"
 	"github.com/beeline-net/beeline/internal/snapshot"
 )
 
+// Options are what an agent is started with.
+type Options struct {
+	// Config is the configuration; Loader made it and makes it again when its
+	// files change.
+	Config config.Loaded
+	Loader *config.Loader
+	Build  metrics.Build
+	Log    *slog.Logger
+	// Level is that of Log.
+	Level *slog.LevelVar
+}
+
 // Run works as this node's service proxy until ctx ends. When it returns, the
 // kernel goes on with what it was told last.
-func Run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
+func Run(ctx context.Context, o Options) error {
+	err := run(ctx, o)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil // told to stop while something was under way
+	}
+	return err
+}
+
+func run(ctx context.Context, o Options) (err error) {
 	started := time.Now()
+	cfg, log := o.Config.Config, o.Log
+	protect(cfg.OOMScoreAdj, log)
 	dp, err := datapath.Open(datapathOptions(cfg, log))
 	if err != nil {
 		return err
@@ -36,6 +66,7 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, tables.Close()) }()
+	log.Info("programs attached", "cgroup", cfg.Kernel.CgroupRoot, "took", time.Since(started))
 
 	rec := reconcile.New(tables, reconcile.Options{Log: log})
 	defer rec.Close()
@@ -51,6 +82,8 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	f := newFront(o, dp, tables, probe)
+	changes := make(chan settings)
 	l := &loop{
 		log:       log,
 		store:     store,
@@ -58,13 +91,128 @@ func Run(ctx context.Context, cfg config.Config, log *slog.Logger) (err error) {
 		reconcile: rec,
 		minPeriod: cfg.Sync.MinPeriod,
 		selfTest:  probe,
-		observer:  silent{},
+		settings:  changes,
+		report:    f.reporter(src, started),
 	}
-	log.Info("programs attached", "cgroup", cfg.Kernel.CgroupRoot, "took", time.Since(started))
+	for _, u := range rec.Usage() {
+		f.metrics.Restored(u.Table, u.Used)
+	}
 
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return src.Run(ctx) })
+	g.Go(func() error { return src.run(ctx) })
 	g.Go(func() error { return l.run(ctx) })
 	g.Go(func() error { return probe.serve(ctx) })
+	g.Go(func() error { return f.run(ctx) })
+	g.Go(func() error { return f.follow(ctx, changes) })
 	return g.Wait()
+}
+
+// protect asks the kernel not to choose the agent first when memory is short.
+func protect(score int, log *slog.Logger) {
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(score)), 0); err != nil {
+		log.Warn("cannot set the OOM score", "score", score, "err", err)
+	}
+}
+
+// front is what others see of the agent: health, metrics, and how it follows
+// its configuration.
+type front struct {
+	o         Options
+	checks    *health.Checks
+	readiness *health.Readiness
+	nodePorts *health.NodePorts
+	registry  *prometheus.Registry
+	metrics   *metrics.Metrics
+}
+
+func newFront(o Options, dp *datapath.Datapath, tables *maps.Tables, probe *selfTest) *front {
+	f := &front{o: o, registry: prometheus.NewRegistry()}
+	f.checks = health.NewChecks(time.Now, health.DefaultSchedule(), o.Log,
+		health.NewCheck("programs", func(context.Context) error { return dp.Check() }),
+		probe)
+	f.readiness = health.NewReadiness(time.Now, 2*o.Config.Sync.Period, f.checks)
+	f.nodePorts = health.NewNodePorts(func() bool { return f.readiness.Report().Healthy() }, nil, o.Log)
+	f.metrics = metrics.New(f.registry, o.Build, metrics.Reads{
+		Events: func() (map[string]uint64, error) { return readCounters(tables) },
+		Checks: f.passing,
+	})
+	return f
+}
+
+func readCounters(t *maps.Tables) (map[string]uint64, error) {
+	values, err := t.Counters()
+	if err != nil {
+		return nil, err
+	}
+	named := make(map[string]uint64, len(values))
+	for i, n := range values {
+		named[abi.Counter(i).String()] = n
+	}
+	return named, nil
+}
+
+// passing tells of each check whether it passes.
+func (f *front) passing() map[string]bool {
+	all := map[string]bool{"programs": true, "self-test": true}
+	for _, c := range f.checks.Failing() {
+		all[c.Name] = false
+	}
+	return all
+}
+
+func (f *front) reporter(src source, started time.Time) *reporter {
+	return &reporter{
+		log: f.o.Log, started: started,
+		metrics: f.metrics, readiness: f.readiness, nodePorts: f.nodePorts,
+		sourceProblems: src.problems,
+		event:          src.event,
+		targets:        map[model.Name][]plan.HealthCheck{},
+		noLocals:       newTally(),
+	}
+}
+
+// run serves health and metrics until ctx ends.
+func (f *front) run(ctx context.Context) error {
+	cfg := f.o.Config
+	status := health.Status{
+		Metrics:      metrics.Handler(f.registry, f.o.Log),
+		Config:       func() (string, any) { return config.APIVersion, cfg.Document() },
+		Profiling:    cfg.Metrics.Profiling,
+		SetVerbosity: func(v int) { f.o.Level.Set(config.Logging{Verbosity: v}.Level()) },
+	}
+	servers := []health.Server{
+		{Name: "health", Addr: cfg.Health.Bind, Handler: f.readiness.Handler(health.Probed{Healthz: f.metrics.Healthz, Livez: f.metrics.Livez})},
+		{Name: "metrics", Addr: cfg.Metrics.Bind, Handler: status.Handler()},
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for _, s := range servers {
+		s.HardFail, s.Log = cfg.BindHardFail, f.o.Log
+		g.Go(func() error { return s.Run(ctx) })
+	}
+	g.Go(func() error { return f.checks.Run(ctx) })
+	g.Go(func() error { return f.nodePorts.Run(ctx) })
+	return g.Wait()
+}
+
+// follow takes over what changes in the configuration files and can take
+// effect in a running agent.
+func (f *front) follow(ctx context.Context, changes chan<- settings) error {
+	w := config.Watcher{
+		Loader: f.o.Loader, Current: f.o.Config, Log: f.o.Log,
+		Rejected: func(err error) {
+			f.metrics.SetConfigRejected(true)
+			f.o.Log.Error("the configuration stays what it was", "err", err)
+		},
+		Changed: func(next config.Loaded, changed []config.Change) {
+			f.metrics.SetConfigRejected(false)
+			f.metrics.SetNeedsRestart(len(config.NeedRestart(changed)))
+			f.o.Level.Set(next.Logging.Level())
+			f.readiness.SetTimeout(2 * next.Sync.Period)
+			select {
+			case changes <- settings{plan: planConfig(next.Config), minPeriod: next.Sync.MinPeriod}:
+			case <-ctx.Done():
+			}
+		},
+	}
+	return w.Run(ctx)
 }

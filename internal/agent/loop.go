@@ -23,15 +23,17 @@ type loop struct {
 	reconcile *reconcile.Reconciler
 	// minPeriod is how long changes are collected before they are written.
 	minPeriod time.Duration
-	observer  observer
 	selfTest  *selfTest
+	report    *reporter
 	complete  bool // the sources have told everything once
+	// settings are configurations that came while the loop runs.
+	settings <-chan settings
 }
 
-// observer learns what the loop did; metrics and health are made of it.
-type observer interface {
-	// Synced reports a pass that has written what had changed since d.Since.
-	Synced(d snapshot.Delta, s reconcile.Stats, p *plan.Planner, r *reconcile.Reconciler)
+// settings are what the loop can change while it runs.
+type settings struct {
+	plan      plan.Config
+	minPeriod time.Duration
 }
 
 // run works until ctx ends.
@@ -50,6 +52,8 @@ func (l *loop) run(ctx context.Context) error {
 				return nil
 			}
 			l.pass(ctx)
+		case s := <-l.settings:
+			l.configure(ctx, s)
 		case <-l.reconcile.Wake():
 			l.retry(ctx)
 		case <-timer.C:
@@ -88,24 +92,42 @@ func (l *loop) pass(ctx context.Context) {
 		l.log.Debug("waiting for the sources", "missing", l.store.Unsynced())
 		return
 	}
-	delta := l.store.Take()
-	if delta.Empty() && l.complete == complete {
+	p := pass{delta: l.store.Take(), store: l.store, start: time.Now(), synced: complete}
+	if p.delta.Empty() && l.complete == complete {
 		return
 	}
-	plans := l.plan(delta)
+	l.report.begins(p.delta)
+	p.plans = l.plan(p.delta)
 	switch {
 	case !complete:
-		plans = slices.DeleteFunc(plans, func(p plan.Service) bool { return !hasBackends(p) })
+		p.plans = slices.DeleteFunc(p.plans, func(s plan.Service) bool { return !hasBackends(s) })
 	case !l.complete:
-		plans = slices.AppendSeq([]plan.Service{l.selfTest.plan()}, l.planner.Services())
+		p.full = true
+		p.plans = slices.AppendSeq([]plan.Service{l.selfTest.plan()}, l.planner.Services())
 	}
-	stats := l.reconcile.Apply(ctx, plans)
-	if complete && !l.complete {
+	l.apply(ctx, p)
+}
+
+// apply writes a pass to the kernel and reports it.
+func (l *loop) apply(ctx context.Context, p pass) {
+	stats := l.reconcile.Apply(ctx, p.plans)
+	if p.synced && !l.complete {
 		l.complete = true
 		l.reconcile.Prune(ctx)
-		l.log.Info("in step", "services", len(plans)-1, "kernel_took", stats.Took, "writes", stats.Writes())
+		l.log.Info("in step", "services", len(p.plans)-1, "kernelTook", stats.Took, "writes", stats.Writes())
 	}
-	l.observer.Synced(delta, stats, l.planner, l.reconcile)
+	l.log.Debug("wrote", "services", stats.Services, "puts", stats.Puts, "deletes", stats.Deletes,
+		"stores", stats.Stores, "syscalls", stats.Syscalls, "took", stats.Took)
+	l.report.ends(p, l.planner, l.reconcile)
+}
+
+// configure takes over a changed configuration.
+func (l *loop) configure(ctx context.Context, s settings) {
+	l.minPeriod = s.minPeriod
+	p := pass{store: l.store, start: time.Now(), synced: l.complete, configured: true, plans: l.planner.SetConfig(s.plan)}
+	if l.complete { // before that, the first complete pass applies everything
+		l.apply(ctx, p)
+	}
 }
 
 // plan brings the plan up to date and returns what changed in it.
@@ -145,6 +167,8 @@ func latest(plans []plan.Service) []plan.Service {
 }
 
 func (l *loop) retry(ctx context.Context) {
-	stats := l.reconcile.Retry(ctx)
-	l.observer.Synced(snapshot.Delta{}, stats, l.planner, l.reconcile)
+	p := pass{store: l.store, start: time.Now(), synced: l.complete}
+	if stats := l.reconcile.Retry(ctx); stats.Services > 0 {
+		l.report.ends(p, l.planner, l.reconcile)
+	}
 }

@@ -3,28 +3,46 @@
 package agent
 
 import (
+	"context"
 	"log/slog"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/beeline-net/beeline/internal/config"
+	"github.com/beeline-net/beeline/internal/model"
 	"github.com/beeline-net/beeline/internal/snapshot"
 	"github.com/beeline-net/beeline/internal/source/kube"
 	"github.com/beeline-net/beeline/internal/source/manifest"
 	"github.com/beeline-net/beeline/internal/source/object"
 )
 
-// source is what both sources offer.
-type source interface {
+// source is where Services come from, and whom to tell about them.
+type source struct {
 	snapshot.Source
-	// Problems lists what is wrong with objects or files at present.
-	Problems() []object.Problem
+	// problems lists what is wrong with objects or files at present.
+	problems func() []object.Problem
+	// event tells people about a Service; nil where there is nobody to tell.
+	event func(service model.Name, uid, reason, message string)
+	// tell sends those Events until ctx ends.
+	tell func(ctx context.Context) error
+}
+
+// run works until ctx ends.
+func (s source) run(ctx context.Context) error {
+	if s.tell == nil {
+		return s.Run(ctx)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.Run(ctx) })
+	g.Go(func() error { return s.tell(ctx) })
+	return g.Wait()
 }
 
 // newSource makes the source that the configuration asks for.
 func newSource(cfg config.Config, store *snapshot.Store, log *slog.Logger) (source, error) {
 	if cfg.Manifests != "" {
-		return manifest.New(manifest.Config{
-			Dir: cfg.Manifests, NodeName: cfg.Node.Name, Store: store, Log: log,
-		}), nil
+		m := manifest.New(manifest.Config{Dir: cfg.Manifests, NodeName: cfg.Node.Name, Store: store, Log: log})
+		return source{Source: m, problems: m.Problems}, nil
 	}
 	kube.RouteLogs(log)
 	rest, err := kube.Access{
@@ -37,13 +55,13 @@ func newSource(cfg config.Config, store *snapshot.Store, log *slog.Logger) (sour
 		UserAgent:          "beeline",
 	}.Config()
 	if err != nil {
-		return nil, err
+		return source{}, err
 	}
 	client, err := kube.NewClient(rest)
 	if err != nil {
-		return nil, err
+		return source{}, err
 	}
-	return kube.New(kube.Config{
-		Client: client, NodeName: cfg.Node.Name, Store: store, Log: log,
-	}), nil
+	k := kube.New(kube.Config{Client: client, NodeName: cfg.Node.Name, Store: store, Log: log})
+	events := kube.NewEvents(client, cfg.Node.Name, log)
+	return source{Source: k, problems: k.Problems, event: events.Warn, tell: events.Run}, nil
 }

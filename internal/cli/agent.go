@@ -3,13 +3,17 @@
 package cli
 
 import (
+	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"runtime"
 
 	"github.com/spf13/cobra"
 
 	"github.com/beeline-net/beeline/internal/agent"
 	"github.com/beeline-net/beeline/internal/config"
+	"github.com/beeline-net/beeline/internal/metrics"
 )
 
 func newAgent() *cobra.Command {
@@ -33,17 +37,38 @@ file are understood: see docs/reference/configuration.md.`,
 		if err != nil {
 			return exitError{exitUsage, err}
 		}
-		log := newLogger(cmd.ErrOrStderr(), loaded.Logging)
+		level := &slog.LevelVar{}
+		level.Set(loaded.Logging.Level())
+		log := newLogger(cmd.ErrOrStderr(), loaded.Logging.Format, level)
 		loaded.Log(log)
-		return agent.Run(cmd.Context(), loaded.Config, log)
+		switch {
+		case loader.WriteTo != "":
+			return writeConfig(loader.WriteTo, loaded.Config)
+		case loader.Cleanup:
+			return cleanup(cmd.OutOrStdout(), loaded.Kernel.BPFFS)
+		case loader.InitOnly:
+			log.Info("nothing to prepare: everything an agent needs it sets up itself")
+			return nil
+		}
+		return agent.Run(cmd.Context(), agent.Options{
+			Config: loaded, Loader: loader, Log: log, Level: level,
+			Build: metrics.Build{Version: buildVersion(), Commit: buildCommit(), Go: runtime.Version()},
+		})
 	}
 	return cmd
 }
 
-func newLogger(w io.Writer, c config.Logging) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: c.Level()}
-	if c.Format == "json" {
+func newLogger(w io.Writer, format string, level slog.Leveler) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: level}
+	if format == "json" {
 		return slog.New(slog.NewJSONHandler(w, opts))
 	}
 	return slog.New(slog.NewTextHandler(w, opts))
+}
+
+func writeConfig(path string, c config.Config) error {
+	if err := os.WriteFile(path, c.YAML(), 0o644); err != nil {
+		return fmt.Errorf("write configuration: %w", err)
+	}
+	return nil
 }

@@ -22,19 +22,24 @@ func newVersion() *cobra.Command {
 	}
 }
 
-// buildVersion is the module's version, or the commit it was built from.
+// buildVersion is the module's version; a build from a checkout has none.
 func buildVersion() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+// buildCommit is the commit that the binary was built from, if that is known.
+func buildCommit() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
-		return "unknown"
-	}
-	if v := info.Main.Version; v != "" && v != "(devel)" {
-		return v
+		return ""
 	}
 	for _, s := range info.Settings {
 		if s.Key == "vcs.revision" {
 			return s.Value
 		}
 	}
-	return "devel"
+	return ""
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 
@@ -14,12 +15,28 @@ import (
 	"github.com/beeline-net/beeline/internal/abi"
 )
 
+// mapSpecs are the definitions of the maps that our programs use. Package abi
+// defines more: those of programs that are not attached yet would take memory
+// for nothing.
+func mapSpecs() (map[string]*ebpf.MapSpec, error) {
+	specs, err := abi.MapSpecs()
+	if err != nil {
+		return nil, err
+	}
+	sock, err := loadSock()
+	if err != nil {
+		return nil, fmt.Errorf("read programs: %w", err)
+	}
+	maps.DeleteFunc(specs, func(name string, _ *ebpf.MapSpec) bool { return sock.Maps[name] == nil })
+	return specs, nil
+}
+
 // OpenMaps opens the pinned maps. The keys are the names in package abi. It
 // returns fs.ErrNotExist if Beeline has never run here. Who only reads opens
 // them like this too: the kernel does not let a map that was opened for reading
 // only be mapped into memory (bpf_map_mmap wants VM_SHARED).
 func OpenMaps(p Pins) (map[string]*ebpf.Map, error) {
-	specs, err := abi.MapSpecs()
+	specs, err := mapSpecs()
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +55,7 @@ func OpenMaps(p Pins) (map[string]*ebpf.Map, error) {
 // openOrCreateMaps adopts the pinned maps and makes the missing ones, with
 // sizes where given. A pinned map keeps its size: its content is in use.
 func (d *Datapath) openOrCreateMaps(sizes map[string]uint32) error {
-	specs, err := abi.MapSpecs()
+	specs, err := mapSpecs()
 	if err != nil {
 		return err
 	}
@@ -93,8 +110,8 @@ func createMap(path string, spec *ebpf.MapSpec) (*ebpf.Map, error) {
 }
 
 // CloseMaps closes what OpenMaps opened.
-func CloseMaps(maps map[string]*ebpf.Map) {
-	for _, m := range maps {
+func CloseMaps(opened map[string]*ebpf.Map) {
+	for _, m := range opened {
 		_ = m.Close()
 	}
 }

@@ -95,7 +95,10 @@ func (d *Datapath) Check() error {
 	var errs []error
 	for _, name := range sortedKeys(d.links) {
 		id, err := linkCgroup(d.links[name])
+		pinned, pinErr := exists(filepath.Join(d.pins.links(), name))
 		switch {
+		case pinErr != nil || !pinned:
+			errs = append(errs, fmt.Errorf("%s: its pin in %s is gone: it would end with this agent", name, d.pins))
 		case err != nil:
 			errs = append(errs, fmt.Errorf("%s: %w", name, err))
 		case id != want:

@@ -250,6 +250,13 @@ func (l *Lab) Namespace(name string) (*Namespace, error) {
 		return errors.Join(ns.handle.Close(), netns.DeleteNamed(ns.Name))
 	})
 	return ns, ns.Do(func() error {
+		// Link-local addresses of new devices are usable at once; without one
+		// the node cannot ask for a pod's neighbour entry for a second.
+		for _, scope := range []string{"all", "default"} {
+			if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+scope+"/accept_dad", []byte("0"), 0); err != nil {
+				return fmt.Errorf("namespace %s: %w", name, err)
+			}
+		}
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {
 			return fmt.Errorf("namespace %s: lo: %w", name, err)

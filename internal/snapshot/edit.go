@@ -142,8 +142,9 @@ func (s *Store) touch() {
 	}
 }
 
-func (s *Store) touchService(name model.Name) {
+func (s *Store) touchService(name model.Name, what Part) {
 	s.touch()
+	s.changes[what]++
 	s.dirty[name] = struct{}{}
 }
 
@@ -153,7 +154,7 @@ func (s *Store) setService(svc model.Service) {
 		return
 	}
 	e.service = &svc // a reader may still hold the old one
-	s.touchService(svc.Name)
+	s.touchService(svc.Name, Services)
 }
 
 func (s *Store) deleteService(name model.Name) {
@@ -162,7 +163,7 @@ func (s *Store) deleteService(name model.Name) {
 		return
 	}
 	e.service = nil
-	s.touchService(name)
+	s.touchService(name, Services)
 	s.dropIfEmpty(name)
 }
 
@@ -184,9 +185,9 @@ func (s *Store) setSlice(slice model.EndpointSlice) {
 		e.slices = slices.Insert(e.slices, i, slice)
 	}
 	if slice.Trigger.After(s.start) && !slice.Trigger.Equal(old.Trigger) {
-		s.triggers = append(s.triggers, slice.Trigger)
+		s.triggers = append(s.triggers, Trigger{slice.Family, slice.Trigger})
 	}
-	s.touchService(slice.Service)
+	s.touchService(slice.Service, Slices)
 }
 
 func (s *Store) deleteSlice(name model.Name) {
@@ -199,7 +200,7 @@ func (s *Store) deleteSlice(name model.Name) {
 	if i, found := e.find(name); found {
 		e.slices = slices.Delete(e.slices, i, i+1)
 	}
-	s.touchService(owner)
+	s.touchService(owner, Slices)
 	s.dropIfEmpty(owner)
 }
 

@@ -49,11 +49,20 @@ type Delta struct {
 	// Since is when the earliest of these changes was written to the Store;
 	// zero if there is none.
 	Since time.Time
+	// ServiceChanges and SliceChanges count the changes of objects since the
+	// last Take; several of one object may be among them.
+	ServiceChanges, SliceChanges int
 	// Triggers are the times at which the changed slices' cause happened, one
 	// for each change of a slice that carried a new one. Those before the
 	// Store was made are left out, as kube-proxy does: each of the others is
 	// one observation of network_programming_duration_seconds.
-	Triggers []time.Time
+	Triggers []Trigger
+}
+
+// Trigger is the cause of one change of a slice.
+type Trigger struct {
+	Family model.Family
+	At     time.Time
 }
 
 // Empty reports whether nothing changed.
@@ -77,7 +86,8 @@ type Store struct {
 	dirty     map[model.Name]struct{}
 	dirtyNode bool
 	since     time.Time
-	triggers  []time.Time
+	triggers  []Trigger
+	changes   [partCount]int
 	edited    bool // by the edit under way
 }
 
@@ -159,7 +169,10 @@ func (s *Store) Changed() <-chan struct{} { return s.changed }
 func (s *Store) Take() Delta {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	d := Delta{Node: s.dirtyNode, Since: s.since, Triggers: s.triggers}
+	d := Delta{
+		Node: s.dirtyNode, Since: s.since, Triggers: s.triggers,
+		ServiceChanges: s.changes[Services], SliceChanges: s.changes[Slices],
+	}
 	d.Services = make([]model.Name, 0, len(s.dirty))
 	for name := range s.dirty {
 		d.Services = append(d.Services, name)
@@ -167,6 +180,7 @@ func (s *Store) Take() Delta {
 	slices.SortFunc(d.Services, model.Name.Compare)
 	s.dirty = map[model.Name]struct{}{} // not cleared: a first sync would leave its size behind
 	s.dirtyNode, s.since, s.triggers = false, time.Time{}, nil
+	s.changes = [partCount]int{}
 	return d
 }
 

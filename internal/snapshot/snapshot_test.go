@@ -296,7 +296,7 @@ func TestTriggersCountEachCauseOnce(t *testing.T) {
 	at("two", "10.1.0.2", t1) // changed, but not by that cause
 	at("two", "10.1.0.3", t2)
 	s.DeleteSlice(name("two"))
-	if diff := cmp.Diff([]time.Time{t1, t1, t2}, s.Take().Triggers); diff != "" {
+	if diff := cmp.Diff([]Trigger{{model.IPv4, t1}, {model.IPv4, t1}, {model.IPv4, t2}}, s.Take().Triggers); diff != "" {
 		t.Error(diff)
 	}
 	if got := s.Take().Triggers; got != nil {

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/beeline-net/beeline/internal/health"
+	"github.com/beeline-net/beeline/internal/metrics"
+	"github.com/beeline-net/beeline/internal/model"
+	"github.com/beeline-net/beeline/internal/plan"
+	"github.com/beeline-net/beeline/internal/reconcile"
+	"github.com/beeline-net/beeline/internal/snapshot"
+	"github.com/beeline-net/beeline/internal/source/object"
+)
+
+// reporter tells the world what the loop does: metrics, health, the log and
+// Events. It is called by the loop only.
+type reporter struct {
+	log       *slog.Logger
+	started   time.Time
+	metrics   *metrics.Metrics
+	readiness *health.Readiness
+	nodePorts *health.NodePorts
+	// sourceProblems lists what is wrong with objects or files at present.
+	sourceProblems func() []object.Problem
+	// event tells people about a Service; may be nil.
+	event func(service model.Name, uid, reason, message string)
+
+	told     map[plan.Problem]bool
+	targets  map[model.Name][]plan.HealthCheck
+	noLocals tally
+	totals   reconcile.Stats
+}
+
+// pass is what the loop did in one go.
+type pass struct {
+	delta snapshot.Delta
+	// plans are those that were applied; full: all there are.
+	plans []plan.Service
+	full  bool
+	// synced: the sources have told everything.
+	synced bool
+	// configured: the configuration has changed.
+	configured bool
+	start      time.Time
+	store      *snapshot.Store
+}
+
+// begins says that changes are under way.
+func (r *reporter) begins(d snapshot.Delta) {
+	for _, family := range model.Families {
+		r.readiness.Queued(family)
+		if !d.Since.IsZero() {
+			r.metrics.Queued(family, d.Since)
+		}
+	}
+	r.metrics.Changed(d.ServiceChanges, d.SliceChanges)
+	r.metrics.SetWaiting(d.ServiceChanges, d.SliceChanges)
+}
+
+// ends says how a pass went.
+func (r *reporter) ends(p pass, planner *plan.Planner, rec *reconcile.Reconciler) {
+	now := time.Now()
+	r.kernel(rec)
+	failing := len(rec.Pending())
+	for _, family := range model.Families {
+		r.metrics.Sync(family, p.full, now, now.Sub(p.start))
+		if failing == 0 && p.synced {
+			r.readiness.Updated(family)
+		}
+	}
+	for _, t := range p.delta.Triggers {
+		r.metrics.Programmed(t.Family, now.Sub(t.At))
+	}
+	r.metrics.SetSynced(p.synced)
+	if p.synced && p.full {
+		r.metrics.InStep(now.Sub(r.started))
+	}
+	r.metrics.SetWaiting(0, 0)
+	r.metrics.SetSourceProblems(len(r.sourceProblems()))
+	r.readiness.SetNodeEligible(p.synced && !planner.Node().Draining)
+	if p.full || p.delta.Node || p.configured {
+		r.nodePorts.SetAddresses(healthAddresses(planner))
+	}
+	r.services(p.plans)
+	r.refusals(planner.Problems(), p.store)
+}
+
+// healthAddresses are where health check ports listen: where NodePorts do.
+func healthAddresses(p *plan.Planner) []netip.Addr {
+	matcher := p.Config().NodePortMatcher(p.Node())
+	var addrs []netip.Addr
+	for _, family := range model.Families {
+		if matcher.MatchAll(family) {
+			addrs = append(addrs, map[model.Family]netip.Addr{
+				model.IPv4: netip.IPv4Unspecified(), model.IPv6: netip.IPv6Unspecified(),
+			}[family])
+			continue
+		}
+		for _, a := range p.Node().Addresses {
+			if model.FamilyOf(a) == family && matcher.Match(a) {
+				addrs = append(addrs, a)
+			}
+		}
+	}
+	return addrs
+}
+
+// kernel reports what the reconciler wrote and what it could not.
+func (r *reporter) kernel(rec *reconcile.Reconciler) {
+	now, before := rec.Totals(), r.totals
+	r.totals = now
+	r.metrics.Wrote(now.Puts-before.Puts, now.Deletes-before.Deletes, now.Stores-before.Stores, now.Syscalls-before.Syscalls)
+	for _, u := range rec.Usage() {
+		r.metrics.SetMap(u.Table, u.Used, u.Capacity)
+	}
+	pending := rec.Pending()
+	r.metrics.SetFailing(len(pending))
+	if len(pending) == 0 {
+		return
+	}
+	failed := 0
+	for _, p := range pending {
+		failed += p.Errors
+	}
+	r.metrics.WriteFailed(failed)
+	for _, family := range model.Families {
+		r.readiness.Queued(family)
+	}
+}
+
+// services brings up to date what is counted per Service.
+func (r *reporter) services(plans []plan.Service) {
+	checks := false
+	for _, p := range plans {
+		r.noLocals.set(p)
+		if len(p.Health) == 0 && r.targets[p.Name] == nil {
+			continue
+		}
+		checks = true
+		if delete(r.targets, p.Name); len(p.Health) > 0 {
+			r.targets[p.Name] = p.Health
+		}
+	}
+	r.noLocals.report(r.metrics)
+	if !checks {
+		return
+	}
+	targets := map[health.NodePort]health.Target{}
+	for name, list := range r.targets {
+		for _, h := range list {
+			targets[health.NodePort{Family: h.Family, Port: h.Port}] = health.Target{Service: name, LocalEndpoints: h.LocalReady}
+		}
+	}
+	r.nodePorts.SetTargets(targets)
+}
+
+// refusals tells each problem of a plan once: when it is new.
+func (r *reporter) refusals(problems []plan.Problem, store *snapshot.Store) {
+	byReason := map[string]int{}
+	told := make(map[plan.Problem]bool, len(problems))
+	for _, p := range problems {
+		byReason[string(p.Reason)]++
+		told[p] = true
+		if r.told[p] {
+			continue
+		}
+		r.log.Warn("part of a Service is not served", "service", p.Service, "reason", p.Reason, "problem", p.Message)
+		if service, _ := store.Service(p.Service); r.event != nil && service != nil {
+			r.event(p.Service, service.UID, string(p.Reason), p.Message)
+		}
+	}
+	r.told = told
+	r.metrics.SetRefusals(byReason)
+}
+
+// tally counts Service ports with policy Local, endpoints, and none of them on
+// this node, keeping each Service's share so that a change costs that Service.
+type tally struct {
+	shares map[model.Name]map[tallyKey]int
+	sums   map[tallyKey]int
+}
+
+type tallyKey struct {
+	policy metrics.Policy
+	family model.Family
+}
+
+func newTally() tally {
+	return tally{shares: map[model.Name]map[tallyKey]int{}, sums: map[tallyKey]int{}}
+}
+
+func (t tally) set(s plan.Service) {
+	for k, n := range t.shares[s.Name] {
+		t.sums[k] -= n
+	}
+	delete(t.shares, s.Name)
+	share := map[tallyKey]int{}
+	for _, p := range s.Ports {
+		if len(p.Local.Members) > 0 || p.Local.Empty != plan.Drop {
+			continue
+		}
+		internal, external := policies(p)
+		if internal {
+			share[tallyKey{metrics.Internal, p.ID.Family}]++
+		}
+		if external {
+			share[tallyKey{metrics.External, p.ID.Family}]++
+		}
+	}
+	if len(share) == 0 {
+		return
+	}
+	t.shares[s.Name] = share
+	for k, n := range share {
+		t.sums[k] += n
+	}
+}
+
+// policies tells which of a port's traffic policies are Local.
+func policies(p plan.Port) (internal, external bool) {
+	for _, f := range p.Frontends {
+		if f.Kind == plan.ClusterIP {
+			internal = internal || f.InternalLocal
+		} else {
+			external = external || f.ExternalLocal
+		}
+	}
+	return internal, external
+}
+
+func (t tally) report(m *metrics.Metrics) {
+	for _, family := range model.Families {
+		for _, policy := range []metrics.Policy{metrics.Internal, metrics.External} {
+			m.SetNoLocalEndpoints(policy, family, t.sums[tallyKey{policy, family}])
+		}
+	}
+}
