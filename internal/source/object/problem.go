@@ -107,7 +107,7 @@ func (b *Book) Set(key string, problems []Problem) {
 	}
 	for _, p := range problems {
 		if !slices.Contains(old, p) {
-			b.log.Warn("object not usable as it is", "object", p.Object, "problem", p.Message)
+			b.log.Warn("problem found", "object", p.Object, "problem", p.Message)
 			b.report(p)
 		}
 	}
