@@ -110,7 +110,7 @@ func run(ctx context.Context, o Options) (err error) {
 // protect asks the kernel not to choose the agent first when memory is short.
 func protect(score int, log *slog.Logger) {
 	if err := os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(score)), 0); err != nil {
-		log.Warn("cannot set the OOM score", "score", score, "err", err)
+		log.Info("cannot set the OOM score", "score", score, "err", err)
 	}
 }
 

@@ -41,6 +41,8 @@ type value struct {
 	service *model.Service
 	slice   *model.EndpointSlice
 	node    *model.Node
+	// faulty: only what could be used of it is here.
+	faulty bool
 }
 
 // content is what a file says.
@@ -53,8 +55,9 @@ type content struct {
 	sound map[hash][]found
 }
 
-// collect puts a file's documents together. Before is what the file said last;
-// an object of which now nothing is usable is kept from there.
+// collect puts a file's documents together. Before is what the file said last:
+// a faulty object does not take the place of a sound one from there, and one of
+// which nothing is usable of none.
 func collect(docs []*document, before *content) (*content, []object.Problem) {
 	var broken []object.Problem
 	c := &content{objects: map[key]value{}, sound: map[hash][]found{}}
@@ -79,9 +82,9 @@ func collect(docs []*document, before *content) (*content, []object.Problem) {
 		return c, nil
 	}
 	for _, d := range docs {
-		for _, k := range d.unusable {
+		for _, k := range d.faulty {
 			old, had := before.objects[k]
-			if _, has := c.objects[k]; had && !has {
+			if now, has := c.objects[k]; had && (!has || now.faulty && !old.faulty) {
 				c.objects[k] = old
 				c.problems = append(c.problems, object.Problem{Object: d.where + ", " + k.String(), Message: "its last good version stays in force"})
 			}

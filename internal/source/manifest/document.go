@@ -33,8 +33,8 @@ type document struct {
 	node   string        // this node's name
 
 	objects []found
-	// unusable are objects of which nothing can be used.
-	unusable []key
+	// faulty are objects with something wrong in them, usable in part or not.
+	faulty   []key
 	problems []object.Problem
 	// broken makes the whole file unusable.
 	broken []object.Problem
@@ -218,11 +218,12 @@ func nameOf(o metav1.Object) model.Name {
 // add takes an object and what is wrong with it. One that is left out though
 // nothing is wrong is left out on purpose.
 func (d *document) add(where string, k key, v value, usable bool, problems []object.Problem) {
-	switch {
-	case usable:
+	v.faulty = len(problems) > 0
+	if usable {
 		d.objects = append(d.objects, found{k, v})
-	case len(problems) > 0:
-		d.unusable = append(d.unusable, k)
+	}
+	if v.faulty {
+		d.faulty = append(d.faulty, k)
 	}
 	for _, p := range problems {
 		d.problem(where+", "+p.Object, "%s", p.Message)

@@ -10,8 +10,9 @@
 //   - A file counts as a whole. If it cannot be read, is not valid YAML or JSON,
 //     or has a field that the API does not know, then all of it is reported and
 //     its last good content stays in force.
-//   - In a file that can be read, package object's rule says what of an object
-//     is used. An object of which nothing is usable keeps its last good version.
+//   - In a file that can be read, an object with something wrong in it keeps its
+//     last good version: a slip must not cost a Service that works. Where there
+//     is none, package object's rule says what of it is used.
 //   - Nothing remembers a last good content across a restart. Until every file
 //     has been readable once, the snapshot is read but not synced, so that
 //     nothing which the kernel still holds from a broken file is pruned.

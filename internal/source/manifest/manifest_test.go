@@ -330,6 +330,29 @@ func TestAnObjectThatBecomesUnusableKeepsItsLastGoodVersion(t *testing.T) {
 	f.want("b=10.0.0.22>") // headless on purpose
 }
 
+func TestAFaultyObjectDoesNotReplaceASoundOne(t *testing.T) {
+	f := newFolder(t)
+	f.write("a.yaml", service("a", "10.0.0.1"), slice("a-1", "a", "10.1.0.1", "10.1.0.2"))
+	f.load()
+	f.write("a.yaml", service("a", "10.0.0.1"), slice("a-1", "a", "10.1.0.x", "10.1.0.3"))
+	f.load()
+	f.want("a=10.0.0.1>10.1.0.1,10.1.0.2",
+		`a.yaml, document 2 (line 9), EndpointSlice default/a-1: endpoints[0].addresses[0]: "10.1.0.x" is not an IP address`,
+		`a.yaml, document 2 (line 9), EndpointSlice default/a-1: its last good version stays in force`)
+}
+
+// What was never sound has no last good version: its news are used as far as
+// they can be, or it would be frozen.
+func TestAFaultyObjectReplacesAFaultyOne(t *testing.T) {
+	f := newFolder(t)
+	f.write("a.yaml", service("a", "10.0.0.1"), slice("a-1", "a", "10.1.0.x", "10.1.0.1"))
+	f.load()
+	f.write("a.yaml", service("a", "10.0.0.1"), slice("a-1", "a", "10.1.0.x", "10.1.0.3"))
+	f.load()
+	f.want("a=10.0.0.1>10.1.0.3",
+		`a.yaml, document 2 (line 9), EndpointSlice default/a-1: endpoints[0].addresses[0]: "10.1.0.x" is not an IP address`)
+}
+
 func TestWhatOfAnObjectIsUsableIsUsed(t *testing.T) {
 	f := newFolder(t)
 	f.write("a.yaml", service("a", "10.0.0.1"), slice("a-1", "a", "10.1.0.1", "10.1.0.x", "10.1.0.3"))
