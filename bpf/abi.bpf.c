@@ -5,6 +5,7 @@
  */
 #include "lib/abi.h"
 #include "lib/maps.h"
+#include "lib/packet_maps.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -13,6 +14,7 @@ enum abi_const {
 	ABI_CONST_LAYOUT = ABI_LAYOUT,
 	ABI_CONST_VIP_FILTER_BITS = VIP_FILTER_BITS,
 	ABI_CONST_UDP_FLOWS = UDP_FLOWS,
+	ABI_CONST_FLOW_HINTS = FLOW_HINTS,
 };
 
 /* Types that no map mentions are kept by a mention here. */
@@ -23,4 +25,9 @@ struct {
 	enum set_kind set_kind;
 	enum backend_state backend_state;
 	enum counter counter;
+	enum flow_direction flow_direction;
+	enum flow_flag flow_flag;
+	enum flow_timeout flow_timeout;
+	enum scope scope;
+	enum local_addr_flag local_addr_flag;
 } abi_enums SEC(".bss.abi");

@@ -181,6 +181,21 @@ enum counter {
 	COUNTER_PEER_FULL,	/* TCP peer not recorded: map full */
 	COUNTER_UDP_NO_STORAGE, /* UDP peer not recorded: no memory */
 	COUNTER_UDP_FLOW_EVICTED, /* a socket talks to > UDP_FLOWS Services */
+	COUNTER_SOURCE_RANGE,	 /* dropped: no source range lets it pass */
+	COUNTER_CLUSTER_IP_OUTSIDE, /* dropped: ClusterIP closed to outsiders */
+	COUNTER_FLOW_FULL,	 /* dropped: no room for a new flow */
+	COUNTER_FLOW_EVICTED,	 /* an unanswered flow made room for a new one */
+	COUNTER_FLOW_STRAY,	 /* dropped: ends a connection nobody knows */
+	COUNTER_SNAT_NO_PORT,	 /* dropped: no free source port was found */
+	COUNTER_SNAT_NO_ADDRESS, /* dropped: the way out has no address */
+	COUNTER_NO_ROUTE,	 /* dropped: no way to the backend or client */
+	COUNTER_TOO_BIG,	 /* dropped: exceeds the way's MTU; told if it asked */
+	COUNTER_TTL_EXPIRED,	 /* dropped: time to live used up; told */
+	COUNTER_FRAGMENT_EARLY,	 /* dropped: came before its first fragment */
+	COUNTER_MALFORMED,	 /* dropped: cannot be translated as it is */
+	COUNTER_REWRITE_FAILED,	 /* dropped: the kernel refused a change */
+	COUNTER_ICMP_LIMITED,	 /* an ICMP answer was not sent: rate limit */
+	COUNTER_ICMP_SENT,	 /* an ICMP answer of our own was sent */
 	COUNTER_COUNT,
 };
 
@@ -189,5 +204,147 @@ enum counter {
  * traffic that is none of our business costs no hash lookup.
  */
 #define VIP_FILTER_BITS (1 << 19)
+
+/* --- the packet path --- */
+
+/*
+ * One direction of a flow, as its packets show it. Aligned, because it is
+ * hashed and compared eight bytes at a time.
+ */
+struct flow_tuple {
+	struct ip_addr src;
+	struct ip_addr dst;
+	__be16 sport;
+	__be16 dport;
+	__u8 protocol; /* IPPROTO_* */
+	__u8 pad[3];
+} __attribute__((aligned(8)));
+_Static_assert(sizeof(struct flow_tuple) == 40, "flow_tuple");
+
+enum flow_direction {
+	FLOW_REQUEST = 0, /* client to Service */
+	FLOW_REPLY = 1,	  /* backend to whom it takes for the client */
+	FLOW_DIRECTIONS = 2,
+};
+
+enum flow_flag {
+	FLOW_USED = 1 << 0,    /* unset: the record is free */
+	FLOW_SNAT = 1 << 1,    /* the backend sees another source */
+	FLOW_LOCAL = 1 << 2,   /* the backend runs on this node */
+	FLOW_REPLIED = 1 << 3, /* the backend has answered */
+	FLOW_ASSURED = 1 << 4, /* ... and the client has gone on */
+	FLOW_FIN_REQUEST = 1 << 5,
+	FLOW_FIN_REPLY = 1 << 6,
+	FLOW_RST = 1 << 7, /* a reset was seen last; perhaps a stray one */
+};
+
+/*
+ * One flow: both directions in one record, so there is no half to lose. A
+ * packet that matches tuple[d] leaves as the reverse of tuple[!d]. `seq` is
+ * odd while somebody writes the record, and changes with every new owner.
+ */
+struct flow {
+	struct flow_tuple tuple[FLOW_DIRECTIONS];
+	__u64 seen_ns;	  /* CLOCK_MONOTONIC, coarse; last packet +- 1 s */
+	__u64 created_ns; /* CLOCK_MONOTONIC, coarse */
+	__u32 seq;
+	__u32 flags; /* enum flow_flag */
+	__u32 service;
+	__u32 backend;
+	__u32 generation;
+	__u8 pad[12];
+} __attribute__((aligned(8)));
+_Static_assert(sizeof(struct flow) == 128, "flow");
+
+/*
+ * Where to find flows: a cache line of hints, each a tag of the tuple's hash
+ * (high half, never 0) and FLOW_HINT(record, direction) (low half). A hint
+ * proves nothing; the record does. ADR 0010.
+ */
+#define FLOW_HINTS 8
+#define FLOW_HINT(index, direction) ((index) << 1 | (direction))
+struct flow_line {
+	__u64 hint[FLOW_HINTS];
+};
+_Static_assert(sizeof(struct flow_line) == 64, "flow_line");
+
+/* How long a silent flow is kept: an index into config_flow_timeout_secs. */
+enum flow_timeout {
+	FLOW_TIMEOUT_TCP_OPENING,     /* not answered */
+	FLOW_TIMEOUT_TCP_ANSWERED,    /* answered, not yet acknowledged */
+	FLOW_TIMEOUT_TCP_ESTABLISHED,
+	FLOW_TIMEOUT_TCP_HALF_CLOSED, /* one side has said goodbye */
+	FLOW_TIMEOUT_TCP_CLOSED,      /* both have */
+	FLOW_TIMEOUT_TCP_RESET,
+	FLOW_TIMEOUT_UDP_UNANSWERED,
+	FLOW_TIMEOUT_UDP_ANSWERED,
+	FLOW_TIMEOUT_SCTP_OPENING,
+	FLOW_TIMEOUT_SCTP_ESTABLISHED,
+	FLOW_TIMEOUT_SCTP_CLOSED,
+	FLOW_TIMEOUTS,
+};
+
+/* Where a client is. */
+enum scope {
+	SCOPE_EXTERNAL,
+	SCOPE_POD,
+	SCOPE_NODE,
+};
+
+/* Key of `local_addrs` is the address; its value these flags. Every one of
+ * them is in the VIP filter, too: replies to source NAT come in there. */
+enum local_addr_flag {
+	LOCAL_ADDR_HERE = 1 << 0,      /* an address of the node */
+	LOCAL_ADDR_NODE_PORT = 1 << 1, /* NodePorts are served on it */
+};
+
+/* Prefixes count from the first bit after `prefixlen`: 96 more for IPv4, and
+ * 32 for the service where there is one. */
+struct pod_range_key {
+	__u32 prefixlen;
+	struct ip_addr addr;
+};
+_Static_assert(sizeof(struct pod_range_key) == 20, "pod_range_key");
+
+struct source_range_key {
+	__u32 prefixlen;
+	__u32 service; /* compared as bytes: always a whole match */
+	struct ip_addr addr;
+};
+_Static_assert(sizeof(struct source_range_key) == 24, "source_range_key");
+
+/* Which address a device's packets leave with. ifindex 0 is for those that
+ * have none of their own. */
+struct egress_key {
+	__u32 ifindex;
+	__u32 family; /* 4 or 6 */
+};
+_Static_assert(sizeof(struct egress_key) == 8, "egress_key");
+
+/* The ports of a fragmented packet, which only its first fragment shows. */
+struct fragment_key {
+	struct ip_addr src;
+	struct ip_addr dst;
+	__be32 id;
+	__u8 protocol;
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct fragment_key) == 40, "fragment_key");
+
+struct fragment {
+	__u64 seen_ns; /* CLOCK_MONOTONIC, coarse */
+	__be16 sport;
+	__be16 dport;
+	__u32 pad;
+};
+_Static_assert(sizeof(struct fragment) == 16, "fragment");
+
+/* Tokens for ICMP messages of our own, one bucket a CPU. */
+struct rate_bucket {
+	__u64 filled_ns; /* CLOCK_MONOTONIC, coarse */
+	__u32 tokens;
+	__u32 pad;
+};
+_Static_assert(sizeof(struct rate_bucket) == 16, "rate_bucket");
 
 #endif

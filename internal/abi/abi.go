@@ -33,6 +33,16 @@ type (
 	EmptySet     = kernelEmptySet
 	BackendState = kernelBackendState
 	Counter      = kernelCounter
+
+	Flow           = kernelFlow
+	FlowTuple      = kernelFlowTuple
+	FlowLine       = kernelFlowLine
+	FlowTimeout    = kernelFlowTimeout
+	PodRangeKey    = kernelPodRangeKey
+	SourceRangeKey = kernelSourceRangeKey
+	EgressKey      = kernelEgressKey
+	FragmentKey    = kernelFragmentKey
+	Fragment       = kernelFragment
 )
 
 // Layout is the version of every map layout; it is part of the pin path.
@@ -74,6 +84,50 @@ const (
 	BackendDraining    = kernelBackendStateBACKEND_DRAINING
 )
 
+// Flags of a Flow.
+const (
+	FlowUsed       = uint32(kernelFlowFlagFLOW_USED)
+	FlowSNAT       = uint32(kernelFlowFlagFLOW_SNAT)
+	FlowLocal      = uint32(kernelFlowFlagFLOW_LOCAL)
+	FlowReplied    = uint32(kernelFlowFlagFLOW_REPLIED)
+	FlowAssured    = uint32(kernelFlowFlagFLOW_ASSURED)
+	FlowFinRequest = uint32(kernelFlowFlagFLOW_FIN_REQUEST)
+	FlowFinReply   = uint32(kernelFlowFlagFLOW_FIN_REPLY)
+	FlowRst        = uint32(kernelFlowFlagFLOW_RST)
+)
+
+// The directions of a Flow, indexes into its Tuple.
+const (
+	FlowRequest = int(kernelFlowDirectionFLOW_REQUEST)
+	FlowReply   = int(kernelFlowDirectionFLOW_REPLY)
+)
+
+// FlowHints is how many hints a line of the flow index holds.
+const FlowHints = uint32(kernelAbiConstABI_CONST_FLOW_HINTS)
+
+// How long a silent flow is kept: indexes into the table of timeouts.
+const (
+	TimeoutTCPOpening      = kernelFlowTimeoutFLOW_TIMEOUT_TCP_OPENING
+	TimeoutTCPAnswered     = kernelFlowTimeoutFLOW_TIMEOUT_TCP_ANSWERED
+	TimeoutTCPEstablished  = kernelFlowTimeoutFLOW_TIMEOUT_TCP_ESTABLISHED
+	TimeoutTCPHalfClosed   = kernelFlowTimeoutFLOW_TIMEOUT_TCP_HALF_CLOSED
+	TimeoutTCPClosed       = kernelFlowTimeoutFLOW_TIMEOUT_TCP_CLOSED
+	TimeoutTCPReset        = kernelFlowTimeoutFLOW_TIMEOUT_TCP_RESET
+	TimeoutUDPUnanswered   = kernelFlowTimeoutFLOW_TIMEOUT_UDP_UNANSWERED
+	TimeoutUDPAnswered     = kernelFlowTimeoutFLOW_TIMEOUT_UDP_ANSWERED
+	TimeoutSCTPOpening     = kernelFlowTimeoutFLOW_TIMEOUT_SCTP_OPENING
+	TimeoutSCTPEstablished = kernelFlowTimeoutFLOW_TIMEOUT_SCTP_ESTABLISHED
+	TimeoutSCTPClosed      = kernelFlowTimeoutFLOW_TIMEOUT_SCTP_CLOSED
+	// Timeouts is how many there are.
+	Timeouts = int(kernelFlowTimeoutFLOW_TIMEOUTS)
+)
+
+// Flags of an address in MapLocalAddrs.
+const (
+	LocalAddrHere     = uint32(kernelLocalAddrFlagLOCAL_ADDR_HERE)
+	LocalAddrNodePort = uint32(kernelLocalAddrFlagLOCAL_ADDR_NODE_PORT)
+)
+
 // Counters counts the values of Counter.
 const Counters = int(kernelCounterCOUNTER_COUNT)
 
@@ -86,6 +140,22 @@ var counterNames = [Counters]string{
 	kernelCounterCOUNTER_PEER_FULL:        "tcp_peer_map_full",
 	kernelCounterCOUNTER_UDP_NO_STORAGE:   "udp_peer_no_memory",
 	kernelCounterCOUNTER_UDP_FLOW_EVICTED: "udp_peer_evicted",
+
+	kernelCounterCOUNTER_SOURCE_RANGE:       "source_range",
+	kernelCounterCOUNTER_CLUSTER_IP_OUTSIDE: "cluster_ip_outside",
+	kernelCounterCOUNTER_FLOW_FULL:          "flow_table_full",
+	kernelCounterCOUNTER_FLOW_EVICTED:       "flow_evicted",
+	kernelCounterCOUNTER_FLOW_STRAY:         "flow_stray",
+	kernelCounterCOUNTER_SNAT_NO_PORT:       "snat_no_port",
+	kernelCounterCOUNTER_SNAT_NO_ADDRESS:    "snat_no_address",
+	kernelCounterCOUNTER_NO_ROUTE:           "no_route",
+	kernelCounterCOUNTER_TOO_BIG:            "too_big",
+	kernelCounterCOUNTER_TTL_EXPIRED:        "ttl_expired",
+	kernelCounterCOUNTER_FRAGMENT_EARLY:     "fragment_early",
+	kernelCounterCOUNTER_MALFORMED:          "malformed",
+	kernelCounterCOUNTER_REWRITE_FAILED:     "rewrite_failed",
+	kernelCounterCOUNTER_ICMP_LIMITED:       "icmp_limited",
+	kernelCounterCOUNTER_ICMP_SENT:          "icmp_sent",
 }
 
 func (c kernelCounter) String() string {
@@ -120,6 +190,17 @@ const (
 	MapUDPPeers   = kernelMapUdpPeers
 	MapAffinities = kernelMapAffinities
 	MapCounters   = kernelMapCounters
+
+	// Of the packet path.
+	MapLocalAddrs    = kernelMapLocalAddrs
+	MapPodRanges     = kernelMapPodRanges
+	MapSourceRanges  = kernelMapSourceRanges
+	MapEgressAddrs   = kernelMapEgressAddrs
+	MapReservedPorts = kernelMapReservedPorts
+	MapFlows         = kernelMapFlows
+	MapFlowIndex     = kernelMapFlowIndex
+	MapFragments     = kernelMapFragments
+	MapICMPTokens    = kernelMapIcmpTokens
 )
 
 // Addr converts to the kernel's one width.
@@ -151,6 +232,30 @@ func Port(port uint16) uint16 {
 // NewFrontendKey makes a key; port is in host order.
 func NewFrontendKey(addr netip.Addr, port uint16, protocol uint8) FrontendKey {
 	return FrontendKey{Addr: Addr(addr), Port: Port(port), Protocol: protocol}
+}
+
+// prefixBits is the length of a prefix in the kernel's one width.
+func prefixBits(prefix netip.Prefix) uint32 {
+	return uint32(prefix.Bits() + 128 - prefix.Addr().BitLen())
+}
+
+// NewPodRangeKey makes the key of a range of pod addresses.
+func NewPodRangeKey(prefix netip.Prefix) PodRangeKey {
+	return PodRangeKey{Prefixlen: prefixBits(prefix), Addr: Addr(prefix.Masked().Addr())}
+}
+
+// NewSourceRangeKey makes the key of a range that may use a Service port.
+func NewSourceRangeKey(service uint32, prefix netip.Prefix) SourceRangeKey {
+	return SourceRangeKey{Prefixlen: 32 + prefixBits(prefix), Service: service, Addr: Addr(prefix.Masked().Addr())}
+}
+
+// NewEgressKey makes the key of the address that a device's packets leave
+// with; ifindex 0 stands for devices without one.
+func NewEgressKey(ifindex int, v6 bool) EgressKey {
+	if v6 {
+		return EgressKey{Ifindex: uint32(ifindex), Family: 6}
+	}
+	return EgressKey{Ifindex: uint32(ifindex), Family: 4}
 }
 
 // SetIndex is SET_OF: the index of a Service port's set.

@@ -19,6 +19,7 @@ const (
 	kernelAbiConstABI_CONST_LAYOUT          kernelAbiConst = 1
 	kernelAbiConstABI_CONST_VIP_FILTER_BITS kernelAbiConst = 524288
 	kernelAbiConstABI_CONST_UDP_FLOWS       kernelAbiConst = 8
+	kernelAbiConstABI_CONST_FLOW_HINTS      kernelAbiConst = 8
 )
 
 type kernelAffinity struct {
@@ -58,15 +59,36 @@ const (
 type kernelCounter uint32
 
 const (
-	kernelCounterCOUNTER_NO_BACKEND       kernelCounter = 0
-	kernelCounterCOUNTER_NO_LOCAL         kernelCounter = 1
-	kernelCounterCOUNTER_UNKNOWN_PORT     kernelCounter = 2
-	kernelCounterCOUNTER_STALE_TABLE      kernelCounter = 3
-	kernelCounterCOUNTER_PEER_FULL        kernelCounter = 4
-	kernelCounterCOUNTER_UDP_NO_STORAGE   kernelCounter = 5
-	kernelCounterCOUNTER_UDP_FLOW_EVICTED kernelCounter = 6
-	kernelCounterCOUNTER_COUNT            kernelCounter = 7
+	kernelCounterCOUNTER_NO_BACKEND         kernelCounter = 0
+	kernelCounterCOUNTER_NO_LOCAL           kernelCounter = 1
+	kernelCounterCOUNTER_UNKNOWN_PORT       kernelCounter = 2
+	kernelCounterCOUNTER_STALE_TABLE        kernelCounter = 3
+	kernelCounterCOUNTER_PEER_FULL          kernelCounter = 4
+	kernelCounterCOUNTER_UDP_NO_STORAGE     kernelCounter = 5
+	kernelCounterCOUNTER_UDP_FLOW_EVICTED   kernelCounter = 6
+	kernelCounterCOUNTER_SOURCE_RANGE       kernelCounter = 7
+	kernelCounterCOUNTER_CLUSTER_IP_OUTSIDE kernelCounter = 8
+	kernelCounterCOUNTER_FLOW_FULL          kernelCounter = 9
+	kernelCounterCOUNTER_FLOW_EVICTED       kernelCounter = 10
+	kernelCounterCOUNTER_FLOW_STRAY         kernelCounter = 11
+	kernelCounterCOUNTER_SNAT_NO_PORT       kernelCounter = 12
+	kernelCounterCOUNTER_SNAT_NO_ADDRESS    kernelCounter = 13
+	kernelCounterCOUNTER_NO_ROUTE           kernelCounter = 14
+	kernelCounterCOUNTER_TOO_BIG            kernelCounter = 15
+	kernelCounterCOUNTER_TTL_EXPIRED        kernelCounter = 16
+	kernelCounterCOUNTER_FRAGMENT_EARLY     kernelCounter = 17
+	kernelCounterCOUNTER_MALFORMED          kernelCounter = 18
+	kernelCounterCOUNTER_REWRITE_FAILED     kernelCounter = 19
+	kernelCounterCOUNTER_ICMP_LIMITED       kernelCounter = 20
+	kernelCounterCOUNTER_ICMP_SENT          kernelCounter = 21
+	kernelCounterCOUNTER_COUNT              kernelCounter = 22
 )
+
+type kernelEgressKey struct {
+	_       structs.HostLayout
+	Ifindex uint32
+	Family  uint32
+}
 
 type kernelEmptySet uint32
 
@@ -74,6 +96,89 @@ const (
 	kernelEmptySetEMPTY_SET_REJECT kernelEmptySet = 0
 	kernelEmptySetEMPTY_SET_DROP   kernelEmptySet = 1
 )
+
+type kernelFlow struct {
+	_          structs.HostLayout
+	Tuple      [2]kernelFlowTuple
+	SeenNs     uint64
+	CreatedNs  uint64
+	Seq        uint32
+	Flags      uint32
+	Service    uint32
+	Backend    uint32
+	Generation uint32
+	Pad        [12]uint8
+}
+
+type kernelFlowDirection uint32
+
+const (
+	kernelFlowDirectionFLOW_REQUEST    kernelFlowDirection = 0
+	kernelFlowDirectionFLOW_REPLY      kernelFlowDirection = 1
+	kernelFlowDirectionFLOW_DIRECTIONS kernelFlowDirection = 2
+)
+
+type kernelFlowFlag uint32
+
+const (
+	kernelFlowFlagFLOW_USED        kernelFlowFlag = 1
+	kernelFlowFlagFLOW_SNAT        kernelFlowFlag = 2
+	kernelFlowFlagFLOW_LOCAL       kernelFlowFlag = 4
+	kernelFlowFlagFLOW_REPLIED     kernelFlowFlag = 8
+	kernelFlowFlagFLOW_ASSURED     kernelFlowFlag = 16
+	kernelFlowFlagFLOW_FIN_REQUEST kernelFlowFlag = 32
+	kernelFlowFlagFLOW_FIN_REPLY   kernelFlowFlag = 64
+	kernelFlowFlagFLOW_RST         kernelFlowFlag = 128
+)
+
+type kernelFlowLine struct {
+	_    structs.HostLayout
+	Hint [8]uint64
+}
+
+type kernelFlowTimeout uint32
+
+const (
+	kernelFlowTimeoutFLOW_TIMEOUT_TCP_OPENING      kernelFlowTimeout = 0
+	kernelFlowTimeoutFLOW_TIMEOUT_TCP_ANSWERED     kernelFlowTimeout = 1
+	kernelFlowTimeoutFLOW_TIMEOUT_TCP_ESTABLISHED  kernelFlowTimeout = 2
+	kernelFlowTimeoutFLOW_TIMEOUT_TCP_HALF_CLOSED  kernelFlowTimeout = 3
+	kernelFlowTimeoutFLOW_TIMEOUT_TCP_CLOSED       kernelFlowTimeout = 4
+	kernelFlowTimeoutFLOW_TIMEOUT_TCP_RESET        kernelFlowTimeout = 5
+	kernelFlowTimeoutFLOW_TIMEOUT_UDP_UNANSWERED   kernelFlowTimeout = 6
+	kernelFlowTimeoutFLOW_TIMEOUT_UDP_ANSWERED     kernelFlowTimeout = 7
+	kernelFlowTimeoutFLOW_TIMEOUT_SCTP_OPENING     kernelFlowTimeout = 8
+	kernelFlowTimeoutFLOW_TIMEOUT_SCTP_ESTABLISHED kernelFlowTimeout = 9
+	kernelFlowTimeoutFLOW_TIMEOUT_SCTP_CLOSED      kernelFlowTimeout = 10
+	kernelFlowTimeoutFLOW_TIMEOUTS                 kernelFlowTimeout = 11
+)
+
+type kernelFlowTuple struct {
+	_        structs.HostLayout
+	Src      kernelIpAddr
+	Dst      kernelIpAddr
+	Sport    uint16
+	Dport    uint16
+	Protocol uint8
+	Pad      [3]uint8
+}
+
+type kernelFragment struct {
+	_      structs.HostLayout
+	SeenNs uint64
+	Sport  uint16
+	Dport  uint16
+	Pad    uint32
+}
+
+type kernelFragmentKey struct {
+	_        structs.HostLayout
+	Src      kernelIpAddr
+	Dst      kernelIpAddr
+	Id       uint32
+	Protocol uint8
+	Pad      [3]uint8
+}
 
 type kernelFrontend struct {
 	_            structs.HostLayout
@@ -109,6 +214,13 @@ type kernelIpAddr struct {
 	Word [4]uint32
 }
 
+type kernelLocalAddrFlag uint32
+
+const (
+	kernelLocalAddrFlagLOCAL_ADDR_HERE      kernelLocalAddrFlag = 1
+	kernelLocalAddrFlagLOCAL_ADDR_NODE_PORT kernelLocalAddrFlag = 2
+)
+
 type kernelPeer struct {
 	_          structs.HostLayout
 	Vip        kernelIpAddr
@@ -118,6 +230,27 @@ type kernelPeer struct {
 	Backend    uint32
 	Generation uint32
 }
+
+type kernelPodRangeKey struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Addr      kernelIpAddr
+}
+
+type kernelRateBucket struct {
+	_        structs.HostLayout
+	FilledNs uint64
+	Tokens   uint32
+	Pad      uint32
+}
+
+type kernelScope uint32
+
+const (
+	kernelScopeSCOPE_EXTERNAL kernelScope = 0
+	kernelScopeSCOPE_POD      kernelScope = 1
+	kernelScopeSCOPE_NODE     kernelScope = 2
+)
 
 type kernelServiceName struct {
 	_        structs.HostLayout
@@ -143,6 +276,13 @@ type kernelSlot struct {
 	Pad     uint32
 }
 
+type kernelSourceRangeKey struct {
+	_         structs.HostLayout
+	Prefixlen uint32
+	Service   uint32
+	Addr      kernelIpAddr
+}
+
 type kernelUdpFlows struct {
 	_    structs.HostLayout
 	Flow [8]struct {
@@ -166,16 +306,25 @@ type kernelUdpFlows struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	kernelMapAffinities = "affinities"
-	kernelMapBackends   = "backends"
-	kernelMapCounters   = "counters"
-	kernelMapFrontends  = "frontends"
-	kernelMapPeers      = "peers"
-	kernelMapServices   = "services"
-	kernelMapSets       = "sets"
-	kernelMapSlots      = "slots"
-	kernelMapUdpPeers   = "udp_peers"
-	kernelMapVipFilter  = "vip_filter"
+	kernelMapAffinities    = "affinities"
+	kernelMapBackends      = "backends"
+	kernelMapCounters      = "counters"
+	kernelMapEgressAddrs   = "egress_addrs"
+	kernelMapFlowIndex     = "flow_index"
+	kernelMapFlows         = "flows"
+	kernelMapFragments     = "fragments"
+	kernelMapFrontends     = "frontends"
+	kernelMapIcmpTokens    = "icmp_tokens"
+	kernelMapLocalAddrs    = "local_addrs"
+	kernelMapPeers         = "peers"
+	kernelMapPodRanges     = "pod_ranges"
+	kernelMapReservedPorts = "reserved_ports"
+	kernelMapServices      = "services"
+	kernelMapSets          = "sets"
+	kernelMapSlots         = "slots"
+	kernelMapSourceRanges  = "source_ranges"
+	kernelMapUdpPeers      = "udp_peers"
+	kernelMapVipFilter     = "vip_filter"
 )
 
 // loadKernel returns the embedded CollectionSpec for kernel.
@@ -226,16 +375,25 @@ type kernelProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelMapSpecs struct {
-	Affinities *ebpf.MapSpec `ebpf:"affinities"`
-	Backends   *ebpf.MapSpec `ebpf:"backends"`
-	Counters   *ebpf.MapSpec `ebpf:"counters"`
-	Frontends  *ebpf.MapSpec `ebpf:"frontends"`
-	Peers      *ebpf.MapSpec `ebpf:"peers"`
-	Services   *ebpf.MapSpec `ebpf:"services"`
-	Sets       *ebpf.MapSpec `ebpf:"sets"`
-	Slots      *ebpf.MapSpec `ebpf:"slots"`
-	UdpPeers   *ebpf.MapSpec `ebpf:"udp_peers"`
-	VipFilter  *ebpf.MapSpec `ebpf:"vip_filter"`
+	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
+	Backends      *ebpf.MapSpec `ebpf:"backends"`
+	Counters      *ebpf.MapSpec `ebpf:"counters"`
+	EgressAddrs   *ebpf.MapSpec `ebpf:"egress_addrs"`
+	FlowIndex     *ebpf.MapSpec `ebpf:"flow_index"`
+	Flows         *ebpf.MapSpec `ebpf:"flows"`
+	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
+	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
+	IcmpTokens    *ebpf.MapSpec `ebpf:"icmp_tokens"`
+	LocalAddrs    *ebpf.MapSpec `ebpf:"local_addrs"`
+	Peers         *ebpf.MapSpec `ebpf:"peers"`
+	PodRanges     *ebpf.MapSpec `ebpf:"pod_ranges"`
+	ReservedPorts *ebpf.MapSpec `ebpf:"reserved_ports"`
+	Services      *ebpf.MapSpec `ebpf:"services"`
+	Sets          *ebpf.MapSpec `ebpf:"sets"`
+	Slots         *ebpf.MapSpec `ebpf:"slots"`
+	SourceRanges  *ebpf.MapSpec `ebpf:"source_ranges"`
+	UdpPeers      *ebpf.MapSpec `ebpf:"udp_peers"`
+	VipFilter     *ebpf.MapSpec `ebpf:"vip_filter"`
 }
 
 // kernelVariableSpecs contains global variables before they are loaded into the kernel.
@@ -264,16 +422,25 @@ func (o *kernelObjects) Close() error {
 //
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelMaps struct {
-	Affinities *ebpf.Map `ebpf:"affinities"`
-	Backends   *ebpf.Map `ebpf:"backends"`
-	Counters   *ebpf.Map `ebpf:"counters"`
-	Frontends  *ebpf.Map `ebpf:"frontends"`
-	Peers      *ebpf.Map `ebpf:"peers"`
-	Services   *ebpf.Map `ebpf:"services"`
-	Sets       *ebpf.Map `ebpf:"sets"`
-	Slots      *ebpf.Map `ebpf:"slots"`
-	UdpPeers   *ebpf.Map `ebpf:"udp_peers"`
-	VipFilter  *ebpf.Map `ebpf:"vip_filter"`
+	Affinities    *ebpf.Map `ebpf:"affinities"`
+	Backends      *ebpf.Map `ebpf:"backends"`
+	Counters      *ebpf.Map `ebpf:"counters"`
+	EgressAddrs   *ebpf.Map `ebpf:"egress_addrs"`
+	FlowIndex     *ebpf.Map `ebpf:"flow_index"`
+	Flows         *ebpf.Map `ebpf:"flows"`
+	Fragments     *ebpf.Map `ebpf:"fragments"`
+	Frontends     *ebpf.Map `ebpf:"frontends"`
+	IcmpTokens    *ebpf.Map `ebpf:"icmp_tokens"`
+	LocalAddrs    *ebpf.Map `ebpf:"local_addrs"`
+	Peers         *ebpf.Map `ebpf:"peers"`
+	PodRanges     *ebpf.Map `ebpf:"pod_ranges"`
+	ReservedPorts *ebpf.Map `ebpf:"reserved_ports"`
+	Services      *ebpf.Map `ebpf:"services"`
+	Sets          *ebpf.Map `ebpf:"sets"`
+	Slots         *ebpf.Map `ebpf:"slots"`
+	SourceRanges  *ebpf.Map `ebpf:"source_ranges"`
+	UdpPeers      *ebpf.Map `ebpf:"udp_peers"`
+	VipFilter     *ebpf.Map `ebpf:"vip_filter"`
 }
 
 func (m *kernelMaps) Close() error {
@@ -281,11 +448,20 @@ func (m *kernelMaps) Close() error {
 		m.Affinities,
 		m.Backends,
 		m.Counters,
+		m.EgressAddrs,
+		m.FlowIndex,
+		m.Flows,
+		m.Fragments,
 		m.Frontends,
+		m.IcmpTokens,
+		m.LocalAddrs,
 		m.Peers,
+		m.PodRanges,
+		m.ReservedPorts,
 		m.Services,
 		m.Sets,
 		m.Slots,
+		m.SourceRanges,
 		m.UdpPeers,
 		m.VipFilter,
 	)

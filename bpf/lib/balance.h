@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The first packet of a flow: which Service, which backend, which source. Also
+ * for a flow that has lost its backend, or whose client starts anew.
+ */
+#ifndef BEELINE_BALANCE_H
+#define BEELINE_BALANCE_H
+
+#include "frontend.h"
+#include "nat.h"
+
+enum outcome {
+	OUTCOME_PASS,	   /* not ours */
+	OUTCOME_TRANSLATE, /* to what `to` says */
+	OUTCOME_REJECT,	   /* refused, so that the client notices; counted */
+	OUTCOME_DROP,	   /* dropped and counted */
+};
+
+struct balanced {
+	struct flow_tuple to;
+	__u32 flags; /* enum flow_flag */
+	__u32 pad;
+};
+
+static __always_inline int refuse_silently(enum counter reason)
+{
+	count(reason);
+	return OUTCOME_DROP;
+}
+
+/* Picks a backend by the frontend's rules. TRANSLATE: `choice` is filled in. */
+static __noinline int balance_pick(const struct packet *pkt,
+					const struct frontend *f, enum scope scope,
+					struct lb_choice *choice)
+{
+	struct affinity_key client = { .client = pkt->tuple.src };
+
+	if (f->flags & FRONTEND_ADDRESS) {
+		count(COUNTER_UNKNOWN_PORT);
+		return OUTCOME_REJECT;
+	}
+	if (!source_allowed(f, pkt))
+		return refuse_silently(COUNTER_SOURCE_RANGE);
+	if (f->flags & FRONTEND_CLUSTER_IP && scope == SCOPE_EXTERNAL &&
+	    !config_cluster_ip_outside)
+		return refuse_silently(COUNTER_CLUSTER_IP_OUTSIDE);
+	/* The end of a connection that nobody remembers begins none. */
+	if (pkt->signal & SIGNAL_RST)
+		return refuse_silently(COUNTER_FLOW_STRAY);
+	switch (lb_choose(f, policy_set(f, scope), &client, choice)) {
+	case VERDICT_BACKEND:
+		return OUTCOME_TRANSLATE;
+	case VERDICT_REJECT:
+		return OUTCOME_REJECT;
+	case VERDICT_DROP:
+		return OUTCOME_DROP;
+	default:
+		return OUTCOME_PASS;
+	}
+}
+
+/*
+ * Finds a backend for a packet and makes the flow. A flow that the packet's
+ * tuple had before is ended first, but only if there is another to take its
+ * place. Returns enum outcome.
+ */
+__noinline int balance(ctx_t *ctx, const struct packet *pkt, struct balanced *out)
+{
+	const struct ip_addr *source = NULL;
+	struct lb_choice choice = {};
+	struct flow_place old;
+	struct frontend *f;
+	struct backend *b;
+	enum scope scope;
+	int outcome;
+	bool local;
+
+	if (!pkt || !out)
+		return OUTCOME_PASS;
+	f = packet_frontend(pkt);
+	if (!f || !source_is_sane(pkt))
+		return OUTCOME_PASS;
+	scope = client_scope(pkt);
+	outcome = balance_pick(pkt, f, scope, &choice);
+	if (outcome != OUTCOME_TRANSLATE)
+		return outcome;
+	b = bpf_map_lookup_elem(&backends, &choice.backend);
+	local = b && b->local;
+	if (source_nat(f, pkt, scope, &choice.addr, local)) {
+		source = egress_addr(ctx, pkt, &choice.addr);
+		if (!source)
+			return refuse_silently(COUNTER_SNAT_NO_ADDRESS);
+	}
+	if (flow_find(&pkt->tuple, &old))
+		flow_end(&old);
+	if (!nat_open(&pkt->tuple, &choice, local, source, &out->to, &out->flags))
+		return OUTCOME_DROP;
+	return OUTCOME_TRANSLATE;
+}
+
+#endif

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The packet as its hook hands it over. Everything that differs between tc's
+ * struct __sk_buff and XDP's struct xdp_md is here and in csum.h.
+ */
+#ifndef BEELINE_CTX_H
+#define BEELINE_CTX_H
+
+#include <linux/pkt_cls.h>
+
+#include "compiler.h"
+
+typedef struct __sk_buff ctx_t;
+
+/* Which side of a device a program sits on. */
+enum hook {
+	HOOK_INGRESS,
+	HOOK_EGRESS,
+};
+
+static __always_inline __u32 ctx_len(const ctx_t *ctx)
+{
+	return ctx->len;
+}
+
+/* Copies bytes out of the packet, linear or not; false if there are fewer. */
+static __always_inline bool ctx_load(const ctx_t *ctx, __u32 off, void *to,
+				     __u32 len)
+{
+	return !bpf_skb_load_bytes(ctx, off, to, len);
+}
+
+#define CTX_NEAR 255
+
+/* Like ctx_load with a constant length, and without a call where the bytes
+ * lie at hand. */
+static __always_inline bool ctx_load_near(const ctx_t *ctx, __u32 off, void *to,
+					  const __u32 len)
+{
+	const void *at;
+
+	/* The verifier wants a bound, and one pointer for check and access. */
+	asm volatile("" : "+r"(off));
+	if (unlikely(off > CTX_NEAR))
+		return ctx_load(ctx, off, to, len);
+	at = (const void *)(long)ctx->data + off;
+	asm volatile("" : "+r"(at));
+	if (unlikely(at + len > (const void *)(long)ctx->data_end))
+		return ctx_load(ctx, off, to, len);
+	__builtin_memcpy(to, at, len);
+	return true;
+}
+
+/* Overwrites bytes of the packet. `csum` says that no checksum inside the
+ * packet makes up for the change, see csum.h. */
+static __always_inline bool ctx_store(ctx_t *ctx, __u32 off, const void *from,
+				      __u32 len, bool csum)
+{
+	return !bpf_skb_store_bytes(ctx, off, from, len,
+				    csum ? BPF_F_RECOMPUTE_CSUM : 0);
+}
+
+#endif

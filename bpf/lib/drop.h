@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* How a packet leaves a program. Nothing is dropped without a reason. */
+#ifndef BEELINE_DROP_H
+#define BEELINE_DROP_H
+
+#include "count.h"
+#include "ctx.h"
+
+/* On to the next program, then the stack. On kernels without tcx, too: there
+ * it is TC_ACT_UNSPEC, and -1 alike. */
+static __always_inline int pass(void)
+{
+	return TC_ACT_UNSPEC;
+}
+
+static __always_inline int drop(enum counter reason)
+{
+	count(reason);
+	return TC_ACT_SHOT;
+}
+
+#endif

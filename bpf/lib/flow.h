@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Making flows. A new one takes the place of a free record or an expired one;
+ * if there is neither, of one that never came about; if there is none either,
+ * it is refused. An established flow gives way to nobody (pains A4).
+ */
+#ifndef BEELINE_FLOW_H
+#define BEELINE_FLOW_H
+
+#include "count.h"
+#include "flow_state.h"
+#include "flow_table.h"
+
+static __always_inline bool flow_replaceable(const struct flow *flow, __u64 now)
+{
+	return !(flow->flags & FLOW_USED) || flow_expired(flow, now);
+}
+
+/* Takes the record for its next owner. */
+static __always_inline bool flow_reuse(struct flow *flow, __u32 index, __u32 seq)
+{
+	if (!flow_take(flow, seq))
+		return false;
+	flow_clear(flow, index);
+	return true;
+}
+
+/* Finds a place for a flow. Returns the index of a record that the caller has
+ * taken, or -1. */
+__noinline __s64 flow_alloc(__u64 now)
+{
+	__u32 start = bpf_get_prandom_u32(), index, seq;
+	__u32 oldest = 0, oldest_seq = 1;
+	__u64 oldest_seen = ~0ULL;
+	struct flow *flow;
+
+	for (__u32 i = 0; i < FLOW_PROBES; i++) {
+		index = (start + i) & config_flow_mask;
+		flow = flow_record(index);
+		if (!flow)
+			return -1;
+		seq = READ_ONCE(flow->seq);
+		if (seq & 1)
+			continue;
+		if (flow_replaceable(flow, now) && flow_reuse(flow, index, seq))
+			return index;
+		if (flow_evictable(flow) && flow->seen_ns < oldest_seen) {
+			oldest = index;
+			oldest_seq = seq;
+			oldest_seen = flow->seen_ns;
+		}
+	}
+	flow = flow_record(oldest);
+	if (!flow || !flow_reuse(flow, oldest, oldest_seq))
+		return -1;
+	count(COUNTER_FLOW_EVICTED);
+	return oldest;
+}
+
+/* Gives up a record that the caller has taken. */
+static __always_inline void flow_abandon(struct flow *flow, __u32 index)
+{
+	flow_clear(flow, index);
+	flow_publish(flow);
+}
+
+/* Starts a flow for a request. Returns its record, taken, or NULL if the table
+ * is full. */
+static __always_inline struct flow *
+flow_open(const struct flow_tuple *request, __u64 now, __u32 *index)
+{
+	__s64 found = flow_alloc(now);
+	struct flow *flow;
+
+	if (found < 0)
+		return NULL;
+	*index = found;
+	flow = flow_record(found);
+	if (!flow)
+		return NULL;
+	flow->tuple[FLOW_REQUEST] = *request;
+	flow->flags = FLOW_USED;
+	flow->created_ns = now;
+	flow->seen_ns = now;
+	if (flow_link(flow_hash(request), FLOW_HINT(*index, FLOW_REQUEST)))
+		return flow;
+	flow_abandon(flow, *index);
+	return NULL;
+}
+
+/* Ends a flow, so that its tuple can be another's. False if somebody else is
+ * at it. */
+static __always_inline bool flow_end(struct flow_place *place)
+{
+	if (!flow_reuse(place->flow, place->index, place->seq))
+		return false;
+	flow_publish(place->flow);
+	return true;
+}
+
+/* Gives the flow its reply tuple, if nobody has it. The record must be taken,
+ * and be the only one that this caller writes. */
+__noinline int flow_reserve_reply(const struct flow_tuple *reply, __u32 index,
+				  __u64 now)
+{
+	struct flow *flow = flow_record(index);
+	struct flow_place old;
+	__u64 hash;
+
+	if (!flow || !reply)
+		return 0;
+	/* What has expired or goes anyway is in nobody's way. */
+	if (flow_find(reply, &old) &&
+	    (flow_expired(old.flow, now) || flow_ending(old.flow)))
+		flow_end(&old);
+	hash = flow_hash(reply);
+	if (flow_tuple_taken(reply, hash, index))
+		return 0;
+	flow->tuple[FLOW_REPLY] = *reply;
+	if (!flow_link(hash, FLOW_HINT(index, FLOW_REPLY)))
+		return 0;
+	/* Two at once: each sees the other now, and neither keeps it. */
+	if (!flow_tuple_taken(reply, hash, index))
+		return 1;
+	flow_unlink(hash, FLOW_HINT(index, FLOW_REPLY));
+	return 0;
+}
+
+#endif

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * What a flow's packets say about it, and how long it is kept. There is no
+ * window tracking: a stray segment or reset can neither end a flow nor pass
+ * untranslated (pains A10).
+ */
+#ifndef BEELINE_FLOW_STATE_H
+#define BEELINE_FLOW_STATE_H
+
+#include "affinity.h"
+#include "parse.h"
+
+/* Younger changes of seen_ns are not worth dirtying a cache line. */
+#define FLOW_SEEN_GRAIN_NS NSEC_PER_SEC
+
+#define FLOW_FINS (FLOW_FIN_REQUEST | FLOW_FIN_REPLY)
+
+static __always_inline enum flow_timeout flow_timeout_tcp(__u32 flags)
+{
+	if (flags & FLOW_RST)
+		return FLOW_TIMEOUT_TCP_RESET;
+	if ((flags & FLOW_FINS) == FLOW_FINS)
+		return FLOW_TIMEOUT_TCP_CLOSED;
+	if (flags & FLOW_FINS)
+		return FLOW_TIMEOUT_TCP_HALF_CLOSED;
+	if (flags & FLOW_ASSURED)
+		return FLOW_TIMEOUT_TCP_ESTABLISHED;
+	return flags & FLOW_REPLIED ? FLOW_TIMEOUT_TCP_ANSWERED :
+				      FLOW_TIMEOUT_TCP_OPENING;
+}
+
+static __always_inline enum flow_timeout flow_timeout(__u8 protocol, __u32 flags)
+{
+	switch (protocol) {
+	case IPPROTO_TCP:
+		return flow_timeout_tcp(flags);
+	case IPPROTO_SCTP:
+		if (flags & (FLOW_RST | FLOW_FINS))
+			return FLOW_TIMEOUT_SCTP_CLOSED;
+		return flags & FLOW_ASSURED ? FLOW_TIMEOUT_SCTP_ESTABLISHED :
+					      FLOW_TIMEOUT_SCTP_OPENING;
+	default:
+		return flags & FLOW_REPLIED ? FLOW_TIMEOUT_UDP_ANSWERED :
+					      FLOW_TIMEOUT_UDP_UNANSWERED;
+	}
+}
+
+/* Expired is what may be replaced, not what must be forgotten: a connection
+ * that goes on after a stray reset or a long silence is served as long as
+ * nobody needed its place. */
+static __always_inline bool flow_expired(const struct flow *flow, __u64 now)
+{
+	__u32 which = flow_timeout(flow->tuple[FLOW_REQUEST].protocol, flow->flags);
+
+	if (which >= FLOW_TIMEOUTS) /* for the verifier */
+		return true;
+	return now - flow->seen_ns >
+	       config_flow_timeout_secs[which] * NSEC_PER_SEC;
+}
+
+/* Half open, or closing: goes before a new flow is refused, as nf_conntrack
+ * drops early what is not assured. An established one never does. */
+static __always_inline bool flow_evictable(const struct flow *flow)
+{
+	__u32 flags = flow->flags;
+
+	if (flow->tuple[FLOW_REQUEST].protocol == IPPROTO_UDP)
+		return !(flags & FLOW_REPLIED);
+	return !(flags & FLOW_ASSURED) || (flags & FLOW_FINS) == FLOW_FINS;
+}
+
+/* Whether a new SYN (INIT) on this flow starts another connection. One on an
+ * open connection does not: it is sent again, or forged. */
+static __always_inline bool flow_ending(const struct flow *flow)
+{
+	return flow->flags & (FLOW_FINS | FLOW_RST);
+}
+
+/* Takes note of a packet of the flow. */
+static __always_inline void flow_track(struct flow *flow, __u8 direction,
+				       __u8 signal, __u64 now)
+{
+	__u32 flags = flow->flags, old = flags;
+
+	if (direction == FLOW_REPLY)
+		flags |= FLOW_REPLIED;
+	else if (flags & FLOW_REPLIED && !(signal & SIGNAL_OPEN))
+		flags |= FLOW_ASSURED;
+	if (signal & SIGNAL_FIN)
+		flags |= direction == FLOW_REPLY ? FLOW_FIN_REPLY : FLOW_FIN_REQUEST;
+	if (signal & SIGNAL_RST)
+		flags |= FLOW_RST;
+	else
+		flags &= ~FLOW_RST; /* it was a stray one */
+	if (flags != old)
+		WRITE_ONCE(flow->flags, flags);
+	if (now - flow->seen_ns > FLOW_SEEN_GRAIN_NS || flags != old)
+		WRITE_ONCE(flow->seen_ns, now);
+}
+
+#endif

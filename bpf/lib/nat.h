@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * What a backend takes for its client: the client itself, or the node with a
+ * port of its own. Whichever it is, no two flows look alike to a backend; the
+ * later one gets another source port (pains A8, A9).
+ */
+#ifndef BEELINE_NAT_H
+#define BEELINE_NAT_H
+
+#include "drop.h"
+#include "fib.h"
+#include "flow.h"
+#include "lb.h"
+
+#define NAT_TRIES 16
+
+/* The address that packets to a backend leave with. */
+static __noinline const struct ip_addr *
+egress_addr(ctx_t *ctx, const struct packet *pkt, const struct ip_addr *backend)
+{
+	struct egress_key key = { .family = pkt->family };
+	struct bpf_fib_lookup fib;
+	struct ip_addr *addr;
+
+	if (fib_way(ctx, pkt, &pkt->tuple.src, backend, &fib) == WAY_REDIRECT) {
+		key.ifindex = fib.ifindex;
+		addr = bpf_map_lookup_elem(&egress_addrs, &key);
+		if (addr)
+			return addr;
+		key.ifindex = 0;
+	}
+	return bpf_map_lookup_elem(&egress_addrs, &key);
+}
+
+static __always_inline bool port_reserved(__u16 port)
+{
+	__u32 key = port / 64;
+	__u64 *word = bpf_map_lookup_elem(&reserved_ports, &key);
+
+	return word && *word >> (port % 64) & 1;
+}
+
+/* A port to try, in network order; 0 if it is not to be used. */
+static __always_inline __be16 nat_port(void)
+{
+	__u32 span = config_snat_port_max - config_snat_port_min + 1;
+	__u16 port = config_snat_port_min +
+		     ((__u64)bpf_get_prandom_u32() * span >> 32);
+
+	return port_reserved(port) ? 0 : bpf_htons(port);
+}
+
+/* Finds a reply tuple that nobody has, starting from the given one, whose port
+ * is the client's own or 0. Returns 1, or 0 if none was found. */
+__noinline int nat_reserve(struct flow_tuple *reply, __u32 index, __u64 now)
+{
+	if (!reply)
+		return 0;
+	for (int i = 0; i < NAT_TRIES; i++) {
+		if (reply->dport && flow_reserve_reply(reply, index, now))
+			return 1;
+		reply->dport = nat_port();
+	}
+	return 0;
+}
+
+/* Makes the flow from a request to the chosen backend. `source` is what the
+ * backend is to see, or NULL for the client itself. Fills in what the packet
+ * turns into; false, with the reason counted, if there is no flow to be had. */
+static __always_inline bool nat_open(const struct flow_tuple *request,
+				     const struct lb_choice *choice, bool local,
+				     const struct ip_addr *source,
+				     struct flow_tuple *to, __u32 *flags)
+{
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct flow *flow;
+	__u32 index;
+
+	flow = flow_open(request, now, &index);
+	if (!flow) {
+		count(COUNTER_FLOW_FULL);
+		return false;
+	}
+	/* The reply first, as the backend will send it; then turned around. */
+	to->src = choice->addr;
+	to->sport = choice->port;
+	to->dst = source ? *source : request->src;
+	to->dport = source ? 0 : request->sport;
+	to->protocol = request->protocol;
+	if (!nat_reserve(to, index, now)) {
+		flow_abandon(flow, index);
+		count(COUNTER_SNAT_NO_PORT);
+		return false;
+	}
+	*flags = FLOW_USED | (local ? FLOW_LOCAL : 0);
+	if (source || to->dport != request->sport)
+		*flags |= FLOW_SNAT;
+	flow->service = choice->service;
+	flow->backend = choice->backend;
+	flow->generation = choice->generation;
+	flow->flags = *flags;
+	flow_publish(flow);
+	flow_reverse(to);
+	return true;
+}
+
+#endif

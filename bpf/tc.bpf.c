@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Packets that no socket of this node has sent to a backend itself: from
+ * clients outside, from pods whose sockets we cannot see, and what comes back.
+ * One pair of programs on every device. What comes in is translated as soon as
+ * it is here; replies of this node's own backends as they leave.
+ */
+#include "lib/balance.h"
+#include "lib/forward.h"
+#include "lib/frag.h"
+#include "lib/icmp_echo.h"
+#include "lib/icmp_error.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+#define PACKET_FOR_US 0 /* linux/if_packet.h: PACKET_HOST */
+
+/* A packet without a flow, or one that begins a flow again. */
+__noinline int begin(ctx_t *ctx, const struct packet *pkt, __u32 hook)
+{
+	struct balanced out = {};
+
+	if (!pkt)
+		return pass();
+	switch (balance(ctx, pkt, &out)) {
+	case OUTCOME_TRANSLATE:
+		if (pkt->fragment == FRAGMENT_FIRST)
+			fragment_remember(pkt);
+		return forward(ctx, pkt, &out.to, FORWARD_AT(hook, FLOW_REQUEST),
+			       out.flags);
+	case OUTCOME_REJECT:
+		return icmp_answer(ctx, pkt, ICMP_ANSWER_REFUSED, 0, hook);
+	case OUTCOME_DROP:
+		return TC_ACT_SHOT;
+	default:
+		return pass();
+	}
+}
+
+/*
+ * Whether a request goes on as part of its old flow. A removed backend ends a
+ * UDP flow; a TCP or SCTP one is bound to its peer and goes on as long as that
+ * answers (kube-proxy: conntrack/cleanup.go), but is not begun again there.
+ */
+static __always_inline bool flow_goes_on(const struct flow *flow,
+					 const struct packet *pkt, __u64 now)
+{
+	bool udp = pkt->tuple.protocol == IPPROTO_UDP;
+	bool opens = pkt->signal & SIGNAL_OPEN;
+
+	if (!udp && !opens)
+		return true;
+	if (!backend_alive(flow->backend, flow->generation) ||
+	    flow_expired(flow, now))
+		return false;
+	return udp || !flow_ending(flow);
+}
+
+static __always_inline int established(ctx_t *ctx, const struct packet *pkt,
+				       enum hook hook, const struct flow_place *place)
+{
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct flow *flow = place->flow;
+	struct flow_tuple to;
+	__u32 flags;
+
+	if (place->direction == FLOW_REQUEST && !flow_goes_on(flow, pkt, now))
+		return begin(ctx, pkt, hook);
+	to = flow->tuple[place->direction ^ 1];
+	flow_reverse(&to);
+	flags = READ_ONCE(flow->flags);
+	if (!flow_still(place))
+		return begin(ctx, pkt, hook);
+	flow_track(flow, place->direction, pkt->signal, now);
+	if (pkt->fragment == FRAGMENT_FIRST)
+		fragment_remember(pkt);
+	return forward(ctx, pkt, &to, FORWARD_AT(hook, place->direction), flags);
+}
+
+/* Whether a packet without a flow may ask for a Service: one that comes in, or
+ * that this node sends itself. What it only forwards has come in before. */
+static __always_inline bool may_begin(const ctx_t *ctx, const struct packet *pkt,
+				      enum hook hook)
+{
+	return hook == HOOK_INGRESS ||
+	       (!ctx->ingress_ifindex && vip_filter_has(&pkt->tuple.dst));
+}
+
+static __always_inline int handle(ctx_t *ctx, enum hook hook)
+{
+	struct packet pkt = {};
+	struct flow_place place;
+
+	if (hook == HOOK_INGRESS && ctx->pkt_type != PACKET_FOR_US)
+		return pass();
+	switch (parse(ctx, &pkt)) {
+	case PARSED_OTHER:
+		return pass();
+	case PARSED_ICMP:
+		if (hook == HOOK_INGRESS && !vip_filter_has(&pkt.tuple.dst))
+			return pass();
+		if (icmp_is_error(&pkt))
+			return icmp_error(ctx, &pkt, hook);
+		return icmp_is_echo(&pkt) ? icmp_echo(ctx, &pkt, hook) : pass();
+	case PARSED_FRAGMENT:
+		if (hook == HOOK_INGRESS && !vip_filter_has(&pkt.tuple.dst))
+			return pass();
+		if (!fragment_recall(&pkt))
+			return fragment_unknown(&pkt, hook);
+		break;
+	case PARSED_PORTS:
+		/* Replies to source NAT come to addresses in the filter, too. */
+		if (hook == HOOK_INGRESS && !vip_filter_has(&pkt.tuple.dst))
+			return pass();
+		break;
+	}
+	if (flow_find(&pkt.tuple, &place))
+		return established(ctx, &pkt, hook, &place);
+	return may_begin(ctx, &pkt, hook) ? begin(ctx, &pkt, hook) : pass();
+}
+
+SEC("tc")
+int beeline_ingress(ctx_t *ctx)
+{
+	return handle(ctx, HOOK_INGRESS);
+}
+
+SEC("tc")
+int beeline_egress(ctx_t *ctx)
+{
+	return handle(ctx, HOOK_EGRESS);
+}
