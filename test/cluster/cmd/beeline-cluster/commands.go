@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/beeline-net/beeline/test/cluster/internal/box"
+	"github.com/beeline-net/beeline/test/cluster/internal/cluster"
+	"github.com/beeline-net/beeline/test/cluster/internal/experiment"
+	"github.com/beeline-net/beeline/test/cluster/internal/kit"
+)
+
+// runner is what the commands share: the flags.
+type runner struct {
+	log   *slog.Logger
+	tree  string
+	cfg   cluster.Config
+	cni   string
+	proxy string
+}
+
+// clusterFlags declares what a cluster can be asked to be.
+func (r *runner) clusterFlags(cmd *cobra.Command, proxy cluster.Proxy) {
+	cmd.Flags().IntVar(&r.cfg.Nodes, "nodes", 2, "number of nodes, each in a zone of its own, at most 9")
+	cmd.Flags().BoolVar(&r.cfg.Dual, "dual", false, "both IPv4 and IPv6")
+	cmd.Flags().StringVar(&r.cni, "cni", string(cluster.Routes), "how pods reach other nodes: routes or vxlan")
+	cmd.Flags().StringVar(&r.proxy, "proxy", string(proxy), fmt.Sprintf("who serves Services, one of %v", cluster.Proxies()))
+}
+
+// check completes the configuration from the flags.
+func (r *runner) check() error {
+	r.cfg.CNI = cluster.CNI(r.cni)
+	switch {
+	case os.Geteuid() != 0:
+		return errors.New("needs root: namespaces, cgroups and mounts")
+	case r.cfg.Nodes < 1 || r.cfg.Nodes > 9:
+		return fmt.Errorf("--nodes is %d, want 1 to 9", r.cfg.Nodes)
+	case r.cfg.CNI != cluster.Routes && r.cfg.CNI != cluster.VXLAN:
+		return fmt.Errorf("--cni is %q, want routes or vxlan", r.cni)
+	}
+	return nil
+}
+
+func (r *runner) newPrepare() *cobra.Command {
+	return &cobra.Command{
+		Use: "prepare", Short: "Build what is missing in the cache", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, _, err := r.makeKit(cmd.Context())
+			return err
+		},
+	}
+}
+
+// run starts a cluster with its proxy, calls f, and removes the cluster however
+// that ends.
+func (r *runner) run(ctx context.Context, f func(context.Context, *cluster.Cluster) error) (err error) {
+	if err := r.check(); err != nil {
+		return err
+	}
+	k, cache, err := r.makeKit(ctx)
+	if err != nil {
+		return err
+	}
+	c, err := cluster.Start(ctx, r.cfg, k, cache, r.log)
+	if err != nil {
+		cluster.PrintLogs(os.Stderr, cluster.DirsOf(cache, r.cfg.Name))
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	return f(ctx, c)
+}
+
+func (r *runner) newServe() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "serve", Short: "Run a cluster until interrupted", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return r.run(cmd.Context(), func(ctx context.Context, c *cluster.Cluster) error {
+				if err := c.InstallProxy(ctx, cluster.Proxy(r.proxy)); err != nil {
+					cluster.PrintLogs(os.Stderr, c.Dirs())
+					return err
+				}
+				if err := os.WriteFile(readyFile(c.Dirs()), nil, 0o644); err != nil {
+					return err
+				}
+				r.log.Info("cluster is ready", "kubeconfig", c.Dirs().Kubeconfig(), "logs", c.Dirs().Logs)
+				select {
+				case <-ctx.Done():
+					return nil
+				case <-c.Failed():
+					return errors.New("a node or the control plane has ended; its log tells why")
+				}
+			})
+		},
+	}
+	r.clusterFlags(cmd, cluster.Beeline)
+	return cmd
+}
+
+func readyFile(d cluster.Dirs) string           { return filepath.Join(d.State, "ready") }
+func serverPid(c kit.Cache, name string) string { return c.Path("run", name+".server") }
+
+func (r *runner) newUp() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "up", Short: "Start a cluster and leave it running", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return r.up(cmd.Context()) },
+	}
+	r.clusterFlags(cmd, cluster.Beeline)
+	return cmd
+}
+
+// up runs "serve" in a session of its own and waits until the cluster is ready.
+func (r *runner) up(ctx context.Context) error {
+	if err := r.check(); err != nil {
+		return err
+	}
+	_, cache, err := r.makeKit(ctx) // here, where one can watch and interrupt it
+	if err != nil {
+		return err
+	}
+	dirs := cluster.DirsOf(cache, r.cfg.Name)
+	if err := errors.Join(os.MkdirAll(dirs.State, 0o700), os.RemoveAll(readyFile(dirs))); err != nil {
+		return err
+	}
+	logPath := cache.Path("run", r.cfg.Name+".log")
+	log, err := os.Create(logPath)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Close() }()
+	server := exec.Command("/proc/self/exe", "serve", "--tree", r.tree, "--name", r.cfg.Name, "--nodes", strconv.Itoa(r.cfg.Nodes),
+		"--dual="+strconv.FormatBool(r.cfg.Dual), "--cni", r.cni, "--proxy", r.proxy)
+	server.Stdout, server.Stderr = log, log
+	server.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := server.Start(); err != nil {
+		return err
+	}
+	if err := os.WriteFile(serverPid(cache, r.cfg.Name), []byte(strconv.Itoa(server.Process.Pid)), 0o644); err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Wait() }()
+	for {
+		select {
+		case err := <-ended:
+			text, _ := os.ReadFile(logPath)
+			return fmt.Errorf("the cluster did not start: %w\n%s", err, text)
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), server.Process.Signal(syscall.SIGTERM), <-ended)
+		case <-time.After(100 * time.Millisecond):
+		}
+		if _, err := os.Stat(readyFile(dirs)); err == nil {
+			fmt.Printf("export KUBECONFIG=%s PATH=%s:$PATH\n", dirs.Kubeconfig(), cache.Path("bin"))
+			return nil
+		}
+	}
+}
+
+func (r *runner) newDown() *cobra.Command {
+	return &cobra.Command{
+		Use: "down", Short: "Remove a cluster that was left running, or what is left of it", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cache, err := kit.OpenCache()
+			if err != nil {
+				return err
+			}
+			if err := stopServer(serverPid(cache, r.cfg.Name)); err != nil {
+				return err
+			}
+			return cluster.Sweep(r.cfg.Name, cache)
+		},
+	}
+}
+
+// stopServer asks the process that serves a cluster to end and waits for it. A
+// process that took the pid after a crash is not ours and is left alone.
+func stopServer(pidFile string) error {
+	text, err := os.ReadFile(pidFile)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	pid, err := strconv.Atoi(string(text))
+	if err != nil {
+		return fmt.Errorf("%s: %w", pidFile, err)
+	}
+	isServer := func() bool {
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		return err == nil && strings.Contains(string(line), "\x00serve\x00")
+	}
+	if isServer() {
+		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+			return fmt.Errorf("stop the cluster, pid %d: %w", pid, err)
+		}
+	}
+	for isServer() {
+		time.Sleep(50 * time.Millisecond)
+	}
+	return os.Remove(pidFile)
+}
+
+func (r *runner) newKubectl() *cobra.Command {
+	return &cobra.Command{
+		Use: "kubectl", Short: "Run kubectl as the administrator", DisableFlagParsing: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			k, cache, err := r.makeKit(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return interactive(cluster.KubectlCommand(cmd.Context(), k.Kubectl(), cluster.DirsOf(cache, r.cfg.Name), args...))
+		},
+	}
+}
+
+func (r *runner) newNode() *cobra.Command {
+	return &cobra.Command{
+		Use: "node NAME COMMAND...", Short: "Run a command on a node (node1, node2, ...) or in the control plane (control)",
+		Args: cobra.MinimumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cache, err := kit.OpenCache()
+			if err != nil {
+				return err
+			}
+			text, err := os.ReadFile(cluster.DirsOf(cache, r.cfg.Name).PidOf(args[0]))
+			if err != nil {
+				return fmt.Errorf("node %s of cluster %s: %w", args[0], r.cfg.Name, err)
+			}
+			pid, err := strconv.Atoi(string(text))
+			if err != nil {
+				return err
+			}
+			return interactive(box.Command(cmd.Context(), pid, args[1:]...))
+		},
+	}
+}
+
+// exitStatus is that of a command that the user asked for; it becomes ours.
+type exitStatus int
+
+func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+func interactive(cmd *exec.Cmd) error {
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() > 0 {
+		return exitStatus(exit.ExitCode())
+	}
+	return err
+}
+
+func (r *runner) newExperiment() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "experiment", Short: "Show that Beeline is all that Services need", Args: cobra.NoArgs,
+		Long: `Starts a cluster without kube-proxy, sees that a Service does not work, applies
+Beeline, sees that it works, and removes the cluster.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			table := experiment.NewTable()
+			err := r.run(cmd.Context(), func(ctx context.Context, c *cluster.Cluster) error {
+				table.Step("cluster is up, without a service proxy", nil)
+				err := experiment.Run(ctx, c, cluster.Proxy(r.proxy), table)
+				if err != nil {
+					cluster.PrintLogs(os.Stderr, c.Dirs())
+				}
+				return err
+			})
+			table.Step("everything is removed", err)
+			table.Print(os.Stdout)
+			return err
+		},
+	}
+	r.clusterFlags(cmd, cluster.Beeline)
+	return cmd
+}

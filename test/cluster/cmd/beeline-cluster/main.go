@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command beeline-cluster runs real Kubernetes clusters on this machine, and
+// experiments on them.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/beeline-net/beeline/test/cluster/internal/box"
+	"github.com/beeline-net/beeline/test/cluster/internal/kit"
+)
+
+func main() {
+	// The terminal's hang-up counts as an interrupt: nothing may stay behind.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	err := newRoot(log).ExecuteContext(ctx)
+	stop()
+	var theirs exitStatus
+	switch {
+	case err == nil:
+	case errors.As(err, &theirs): // the command that was run has spoken
+		os.Exit(int(theirs))
+	default:
+		fmt.Fprintln(os.Stderr, "beeline-cluster:", err)
+		os.Exit(1)
+	}
+}
+
+func newRoot(log *slog.Logger) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "beeline-cluster",
+		Short: "Real Kubernetes clusters on this machine, without an uplink",
+		Long: `Runs real Kubernetes clusters on this machine: etcd, the control plane, and nodes
+with kubelet and containerd, in namespaces and cgroups of their own. No network
+of a cluster has an uplink. Needs root.`,
+		SilenceUsage: true, SilenceErrors: true,
+	}
+	r := &runner{log: log}
+	root.PersistentFlags().StringVar(&r.tree, "tree", "", "Beeline's work tree (default: that around the current folder)")
+	root.PersistentFlags().StringVar(&r.cfg.Name, "name", "main", "name of the cluster, of at most 10 letters")
+	root.AddCommand(r.newPrepare(), r.newUp(), r.newServe(), r.newDown(), r.newKubectl(), r.newNode(), r.newExperiment())
+	root.AddCommand(hiddenBoxCommands(log)...)
+	return root
+}
+
+// hiddenBoxCommands are what this executable does as a box's first process.
+func hiddenBoxCommands(log *slog.Logger) []*cobra.Command {
+	return []*cobra.Command{
+		{Use: box.VerbEnter, Hidden: true, Args: cobra.ExactArgs(1), RunE: func(_ *cobra.Command, args []string) error {
+			return box.Enter(args[0])
+		}},
+		{Use: box.VerbInit, Hidden: true, Args: cobra.NoArgs, RunE: func(*cobra.Command, []string) error {
+			return box.Init(log)
+		}},
+	}
+}
+
+// makeKit prepares everything a cluster is built from.
+func (r *runner) makeKit(ctx context.Context) (*kit.Kit, kit.Cache, error) {
+	cache, err := kit.OpenCache()
+	if err != nil {
+		return nil, "", err
+	}
+	if r.tree == "" {
+		if r.tree, err = kit.FindTree(); err != nil {
+			return nil, "", err
+		}
+	}
+	k, err := kit.Make(ctx, cache, r.tree, r.log)
+	return k, cache, err
+}

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+)
+
+// Kubectl runs kubectl as the administrator and returns its standard output.
+// Errors carry its standard error.
+func (c *Cluster) Kubectl(ctx context.Context, args ...string) (string, error) {
+	return c.kubectl(ctx, "", args...)
+}
+
+// Apply applies manifests, whoever made the objects before.
+func (c *Cluster) Apply(ctx context.Context, manifests string) error {
+	_, err := c.kubectl(ctx, manifests, "apply", "--server-side", "--force-conflicts", "--filename=-")
+	return err
+}
+
+func (c *Cluster) kubectl(ctx context.Context, stdin string, args ...string) (string, error) {
+	cmd := KubectlCommand(ctx, c.kit.Kubectl(), c.dirs, args...)
+	var stdout, stderr strings.Builder
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return stdout.String(), fmt.Errorf("kubectl %s: %w: %s", args[0], err, strings.TrimSpace(stderr.String()))
+	}
+	return stdout.String(), nil
+}
+
+// KubectlCommand is kubectl for the cluster in dirs.
+func KubectlCommand(ctx context.Context, kubectl string, dirs Dirs, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, kubectl, args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+dirs.Kubeconfig())
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 5 * time.Second
+	return cmd
+}

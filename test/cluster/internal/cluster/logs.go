@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/beeline-net/beeline/internal/lab"
+	"github.com/beeline-net/beeline/test/cluster/internal/box"
+	"github.com/beeline-net/beeline/test/cluster/internal/kit"
+)
+
+// tailLines is how much of each log is printed when something went wrong.
+const tailLines = 12
+
+// PrintLogs writes the end of every component's log.
+func PrintLogs(w io.Writer, dirs Dirs) {
+	files, err := filepath.Glob(filepath.Join(dirs.Logs, "*.log"))
+	if err != nil {
+		return
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil || len(text) == 0 {
+			continue
+		}
+		lines := strings.Split(strings.TrimRight(string(text), "\n"), "\n")
+		fmt.Fprintf(w, "\n--- %s\n%s\n", file, strings.Join(lines[max(0, len(lines)-tailLines):], "\n"))
+	}
+}
+
+// Sweep removes what a cluster of that name left behind when its process was
+// killed. It fails if the process lives.
+func Sweep(name string, cache kit.Cache) error {
+	c := &Cluster{cfg: Config{Name: name}, dirs: DirsOf(cache, name)}
+	l, err := lab.New(c.labName()) // which removes the old lab
+	if err != nil {
+		return err
+	}
+	return errors.Join(box.RemoveCgroups(c.cgroup()), os.RemoveAll(c.dirs.State), l.Close())
+}

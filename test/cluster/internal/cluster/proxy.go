@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/beeline-net/beeline/internal/lab"
+)
+
+// Proxy is who serves Services.
+type Proxy string
+
+// The proxies.
+const (
+	NoProxy           Proxy = "none"
+	Beeline           Proxy = "beeline"
+	KubeProxyNFTables Proxy = "kube-proxy-nftables"
+	KubeProxyIPTables Proxy = "kube-proxy-iptables"
+)
+
+// Proxies are all of them.
+func Proxies() []Proxy { return []Proxy{NoProxy, Beeline, KubeProxyNFTables, KubeProxyIPTables} }
+
+// beelineManifest is what users apply, below the work tree.
+const beelineManifest = "deploy/beeline.yaml"
+
+// InstallProxy applies a proxy's manifests and waits until it runs on every node.
+func (c *Cluster) InstallProxy(ctx context.Context, p Proxy) error {
+	var manifest, daemonSet string
+	var err error
+	switch p {
+	case NoProxy:
+		return nil
+	case Beeline:
+		daemonSet = "beeline"
+		manifest, err = c.beelineManifest()
+	case KubeProxyNFTables, KubeProxyIPTables:
+		daemonSet = "kube-proxy"
+		if err := c.applyAddons(ctx, strings.TrimPrefix(string(p), "kube-proxy-")); err != nil {
+			return err
+		}
+		manifest, err = fill(kubeProxyManifest, c.values(""))
+	default:
+		return fmt.Errorf("no proxy has the name %q", p)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", p, err)
+	}
+	if err := c.Apply(ctx, manifest); err != nil {
+		return fmt.Errorf("%s: %w", p, err)
+	}
+	_, err = c.Kubectl(ctx, "--namespace=kube-system", "rollout", "status", "daemonset/"+daemonSet, "--timeout=90s")
+	if err != nil {
+		return fmt.Errorf("wait for %s: %w", p, err)
+	}
+	return nil
+}
+
+// beelineManifest is the manifest as it is in the work tree; on machines that
+// still have cgroup v1 beside v2, with the place where v2 is mounted there.
+func (c *Cluster) beelineManifest() (string, error) {
+	text, err := os.ReadFile(filepath.Join(c.kit.Tree, beelineManifest))
+	if err != nil {
+		return "", err
+	}
+	mount, err := lab.CgroupMount()
+	if err != nil || mount == "/sys/fs/cgroup" {
+		return string(text), err
+	}
+	return addAgentArg(string(text), "--cgroup-root="+mount)
+}
+
+// addAgentArg adds an argument to the only container of the only DaemonSet.
+func addAgentArg(manifests, arg string) (string, error) {
+	var objects []any
+	for _, document := range strings.Split(manifests, "\n---\n") {
+		var o map[string]any
+		if err := yaml.Unmarshal([]byte(document), &o); err != nil {
+			return "", err
+		}
+		if o["kind"] == "DaemonSet" {
+			container := dig(o, "spec", "template", "spec", "containers").([]any)[0].(map[string]any)
+			container["args"] = append(container["args"].([]any), arg)
+		}
+		objects = append(objects, o)
+	}
+	return toYAML(objects...)
+}
+
+func dig(o any, path ...string) any {
+	for _, key := range path {
+		o = o.(map[string]any)[key]
+	}
+	return o
+}

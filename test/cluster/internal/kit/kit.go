@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kit
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/beeline-net/beeline/test/cluster/internal/oci"
+)
+
+// Kit is everything that a cluster is built from.
+type Kit struct {
+	// Tree is Beeline's work tree.
+	Tree string
+	// Kubernetes is a folder with the binaries of Kubernetes.
+	Kubernetes string
+	// KubernetesVersion is theirs: "v1.37.2".
+	KubernetesVersion string
+	// CoreDNSVersion is that of the image.
+	CoreDNSVersion string
+	// Debian is the root file system of nodes. It must not be written to.
+	Debian string
+	// Images are what the cluster's registry serves.
+	Images []oci.Image
+}
+
+// Kubectl is the path of kubectl.
+func (k *Kit) Kubectl() string { return filepath.Join(k.Kubernetes, "kubectl") }
+
+// maker makes a Kit.
+type maker struct {
+	ctx   context.Context
+	cache Cache
+	tree  string
+	log   *slog.Logger
+}
+
+// Make makes what is missing in the cache, which takes a quarter of an hour
+// from nothing, and Beeline, which takes seconds.
+func Make(ctx context.Context, cache Cache, tree string, log *slog.Logger) (*Kit, error) {
+	m := &maker{ctx, cache, tree, log}
+	k := &Kit{Tree: tree}
+	var err error
+	if k.Debian, err = m.makeDebian(); err != nil {
+		return nil, err
+	}
+	if k.Kubernetes, k.KubernetesVersion, err = m.buildKubernetes(); err != nil {
+		return nil, err
+	}
+	if k.Images, err = m.makeImages(k); err != nil {
+		return nil, fmt.Errorf("images: %w", err)
+	}
+	return k, nil
+}
+
+// makeImages makes the images under the names that pods ask for, without the
+// registry's host: the cluster's registry answers for every host.
+func (m *maker) makeImages(k *Kit) ([]oci.Image, error) {
+	debian, err := m.makeDebianLayer(k.Debian)
+	if err != nil {
+		return nil, err
+	}
+	busybox, err := m.makeBusyboxLayer(k.Debian)
+	if err != nil {
+		return nil, err
+	}
+	pause, err := m.buildPause()
+	if err != nil {
+		return nil, err
+	}
+	coredns, version, err := m.buildCoreDNS()
+	if err != nil {
+		return nil, err
+	}
+	k.CoreDNSVersion = version
+	beeline, err := m.buildBeeline()
+	if err != nil {
+		return nil, err
+	}
+	program := func(dir, name string) oci.Content { return oci.Program(filepath.Join(dir, name), "/"+name) }
+	return oci.Make(
+		oci.Recipe{Name: "pause:3.10", Layers: []oci.Content{program(pause, "pause")}, Entrypoint: []string{"/pause"}},
+		oci.Recipe{Name: "library/busybox:latest", Layers: []oci.Content{oci.Tar(busybox)}, Command: []string{"sh"}},
+		oci.Recipe{Name: "library/nginx:latest", Layers: []oci.Content{oci.Tar(debian)},
+			Command: []string{"nginx", "-g", "daemon off;"}},
+		oci.Recipe{Name: "coredns/coredns:" + version, Layers: []oci.Content{program(coredns, "coredns")}, Entrypoint: []string{"/coredns"}},
+		oci.Recipe{Name: "kube-proxy:" + k.KubernetesVersion, Layers: []oci.Content{oci.Tar(debian), program(k.Kubernetes, "kube-proxy")}, Entrypoint: []string{"/kube-proxy"}},
+		oci.Recipe{Name: "beeline-net/beeline:latest", Layers: []oci.Content{program(beeline, "beeline")}, Entrypoint: []string{"/beeline"}},
+	)
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package oci makes container images from files and serves them as a registry
+// does, so that a container runtime can pull them by their usual names.
+package oci
+
+import (
+	"archive/tar"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+)
+
+// Recipe says what an image is made of.
+type Recipe struct {
+	// Name is repository:tag, without a registry's host.
+	Name string
+	// Layers from the bottom up.
+	Layers []Content
+	// Entrypoint and Command as in a Dockerfile.
+	Entrypoint, Command []string
+}
+
+// Image is an image under its name.
+type Image struct {
+	Repository, Tag string
+	v1.Image
+}
+
+// Content opens an uncompressed tar stream, the same each time.
+type Content func() (io.ReadCloser, error)
+
+// Tar is a tar file.
+func Tar(path string) Content {
+	return func() (io.ReadCloser, error) { return os.Open(path) }
+}
+
+// Program is one executable file under another path.
+func Program(path, as string) Content {
+	return func() (io.ReadCloser, error) {
+		program, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		var layer bytes.Buffer
+		w := tar.NewWriter(&layer)
+		header := &tar.Header{Name: strings.TrimPrefix(as, "/"), Mode: 0o755, Size: int64(len(program)), Typeflag: tar.TypeReg}
+		if err := w.WriteHeader(header); err != nil {
+			return nil, err
+		}
+		if _, err := w.Write(program); err != nil {
+			return nil, err
+		}
+		return io.NopCloser(&layer), w.Close()
+	}
+}
+
+// Make makes images for the architecture it runs on.
+func Make(recipes ...Recipe) ([]Image, error) {
+	var images []Image
+	for _, r := range recipes {
+		image, err := r.make()
+		if err != nil {
+			return nil, fmt.Errorf("image %s: %w", r.Name, err)
+		}
+		images = append(images, image)
+	}
+	return images, nil
+}
+
+func (r Recipe) make() (Image, error) {
+	repository, tag, ok := strings.Cut(r.Name, ":")
+	if !ok {
+		return Image{}, fmt.Errorf("name has no tag")
+	}
+	var layers []v1.Layer
+	for _, content := range r.Layers {
+		l, err := newLayer(content)
+		if err != nil {
+			return Image{}, err
+		}
+		layers = append(layers, l)
+	}
+	image, err := mutate.AppendLayers(empty.Image, layers...)
+	if err != nil {
+		return Image{}, err
+	}
+	image, err = mutate.ConfigFile(image, withConfig(image, r))
+	return Image{repository, tag, image}, err
+}
+
+func withConfig(image v1.Image, r Recipe) *v1.ConfigFile {
+	config, err := image.ConfigFile()
+	if err != nil { // it is in memory
+		config = &v1.ConfigFile{}
+	}
+	config = config.DeepCopy()
+	config.OS, config.Architecture = "linux", runtime.GOARCH
+	config.Config.Entrypoint, config.Config.Cmd = r.Entrypoint, r.Command
+	config.Config.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	return config
+}
+
+// layer is a v1.Layer that nobody compresses: it goes from a disk to the same disk.
+type layer struct {
+	content Content
+	digest  v1.Hash
+	size    int64
+}
+
+func newLayer(content Content) (*layer, error) {
+	r, err := content()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = r.Close() }()
+	sum := sha256.New()
+	size, err := io.Copy(sum, r)
+	if err != nil {
+		return nil, err
+	}
+	digest := v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum.Sum(nil))}
+	return &layer{content, digest, size}, nil
+}
+
+func (l *layer) Digest() (v1.Hash, error)             { return l.digest, nil }
+func (l *layer) DiffID() (v1.Hash, error)             { return l.digest, nil }
+func (l *layer) Compressed() (io.ReadCloser, error)   { return l.content() }
+func (l *layer) Uncompressed() (io.ReadCloser, error) { return l.content() }
+func (l *layer) Size() (int64, error)                 { return l.size, nil }
+func (l *layer) MediaType() (types.MediaType, error)  { return types.DockerUncompressedLayer, nil }
