@@ -92,6 +92,7 @@ func run(ctx context.Context, o Options) (err error) {
 		minPeriod: cfg.Sync.MinPeriod,
 		selfTest:  probe,
 		settings:  changes,
+		inStep:    make(chan struct{}),
 		report:    f.reporter(src, started),
 	}
 	for _, u := range rec.Usage() {
@@ -103,6 +104,7 @@ func run(ctx context.Context, o Options) (err error) {
 	g.Go(func() error { return l.run(ctx) })
 	g.Go(func() error { return probe.serve(ctx) })
 	g.Go(func() error { return f.run(ctx) })
+	g.Go(func() error { return f.check(ctx, l.inStep) })
 	g.Go(func() error { return f.follow(ctx, changes) })
 	return g.Wait()
 }
@@ -189,9 +191,19 @@ func (f *front) run(ctx context.Context) error {
 		s.HardFail, s.Log = cfg.BindHardFail, f.o.Log
 		g.Go(func() error { return s.Run(ctx) })
 	}
-	g.Go(func() error { return f.checks.Run(ctx) })
 	g.Go(func() error { return f.nodePorts.Run(ctx) })
 	return g.Wait()
+}
+
+// check begins once the kernel has been told everything: before that there is
+// nothing to look at, and a check that has not run counts as failed.
+func (f *front) check(ctx context.Context, inStep <-chan struct{}) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-inStep:
+		return f.checks.Run(ctx)
+	}
 }
 
 // follow takes over what changes in the configuration files and can take

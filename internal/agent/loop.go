@@ -26,6 +26,8 @@ type loop struct {
 	selfTest  *selfTest
 	report    *reporter
 	complete  bool // the sources have told everything once
+	// inStep is closed once complete has been written.
+	inStep chan struct{}
 	// settings are configurations that came while the loop runs.
 	settings <-chan settings
 }
@@ -114,6 +116,7 @@ func (l *loop) apply(ctx context.Context, p pass) {
 	if p.synced && !l.complete {
 		l.complete = true
 		l.reconcile.Prune(ctx)
+		close(l.inStep)
 		l.log.Info("in step", "services", len(p.plans)-1, "kernelTook", stats.Took, "writes", stats.Writes())
 	}
 	l.log.Debug("wrote", "services", stats.Services, "puts", stats.Puts, "deletes", stats.Deletes,

@@ -3,8 +3,10 @@
 package system
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -17,19 +19,23 @@ import (
 
 // get asks one of the agent's own servers from inside the node.
 func (n *node) get(url string) (status int, body string, err error) {
-	err = n.NS.Do(func() error {
-		client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-		resp, err := client.Get(url)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = resp.Body.Close() }()
-		status = resp.StatusCode
-		text, err := io.ReadAll(resp.Body)
-		body = string(text)
-		return err
-	})
-	return status, body, err
+	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(_ context.Context, network, addr string) (c net.Conn, err error) {
+			err = n.NS.Do(func() error {
+				c, err = net.Dial(network, addr)
+				return err
+			})
+			return c, err
+		},
+	}}
+	resp, err := client.Get(url)
+	if err != nil {
+		return 0, "", err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	text, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(text), err
 }
 
 // awaitStatus waits for a status code and returns the body.
