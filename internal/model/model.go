@@ -177,6 +177,14 @@ type Endpoint struct {
 	Target string
 }
 
+// ServiceCIDR is a range of which ClusterIPs are taken, or two, one of each
+// family.
+type ServiceCIDR struct {
+	// Name is the object's; it has no namespace.
+	Name  Name
+	CIDRs []netip.Prefix
+}
+
 // Node is the node this agent runs on.
 type Node struct {
 	Name string

@@ -11,10 +11,12 @@ import (
 // Change is a set of edits which the reader sees all at once or not at all.
 // Deletions are applied first: an object that is deleted and set is set.
 type Change struct {
-	DeleteServices []model.Name
-	DeleteSlices   []model.Name
-	SetServices    []model.Service
-	SetSlices      []model.EndpointSlice
+	DeleteServices     []model.Name
+	DeleteSlices       []model.Name
+	DeleteServiceCIDRs []model.Name
+	SetServices        []model.Service
+	SetSlices          []model.EndpointSlice
+	SetServiceCIDRs    []model.ServiceCIDR
 	// SetNode is nil if the node stays as it is.
 	SetNode *model.Node
 }
@@ -42,6 +44,16 @@ func (s *Store) DeleteSlice(name model.Name) {
 
 // SetNode replaces this node's values.
 func (s *Store) SetNode(node model.Node) { s.Apply(Change{SetNode: &node}) }
+
+// SetServiceCIDR adds or replaces a ServiceCIDR.
+func (s *Store) SetServiceCIDR(cidr model.ServiceCIDR) {
+	s.Apply(Change{SetServiceCIDRs: []model.ServiceCIDR{cidr}})
+}
+
+// DeleteServiceCIDR removes a ServiceCIDR.
+func (s *Store) DeleteServiceCIDR(name model.Name) {
+	s.Apply(Change{DeleteServiceCIDRs: []model.Name{name}})
+}
 
 // ReplaceServices states that these are all Services: any other is deleted.
 func (s *Store) ReplaceServices(all []model.Service) {
@@ -73,6 +85,21 @@ func (s *Store) ReplaceSlices(all []model.EndpointSlice) {
 	})
 }
 
+// ReplaceServiceCIDRs states that these are all ServiceCIDRs: any other is
+// deleted.
+func (s *Store) ReplaceServiceCIDRs(all []model.ServiceCIDR) {
+	s.edit(func() {
+		for name := range s.cidrs {
+			if !slices.ContainsFunc(all, func(c model.ServiceCIDR) bool { return c.Name == name }) {
+				s.deleteServiceCIDR(name)
+			}
+		}
+		for _, c := range all {
+			s.setServiceCIDR(c)
+		}
+	})
+}
+
 // Apply makes all edits of a Change visible at once.
 func (s *Store) Apply(c Change) {
 	keepServices, keepSlices := serviceNames(c.SetServices), sliceNames(c.SetSlices)
@@ -92,6 +119,12 @@ func (s *Store) Apply(c Change) {
 		}
 		for i := range c.SetSlices {
 			s.setSlice(c.SetSlices[i])
+		}
+		for _, name := range c.DeleteServiceCIDRs {
+			s.deleteServiceCIDR(name)
+		}
+		for _, cidr := range c.SetServiceCIDRs {
+			s.setServiceCIDR(cidr)
 		}
 		if c.SetNode != nil {
 			s.setNode(*c.SetNode)
@@ -210,6 +243,24 @@ func (s *Store) setNode(node model.Node) {
 	}
 	s.node = node
 	s.dirtyNode = true
+	s.touch()
+}
+
+func (s *Store) setServiceCIDR(c model.ServiceCIDR) {
+	if old, known := s.cidrs[c.Name]; known && slices.Equal(old, c.CIDRs) {
+		return
+	}
+	s.cidrs[c.Name] = c.CIDRs
+	s.dirtyCIDR = true
+	s.touch()
+}
+
+func (s *Store) deleteServiceCIDR(name model.Name) {
+	if _, known := s.cidrs[name]; !known {
+		return
+	}
+	delete(s.cidrs, name)
+	s.dirtyCIDR = true
 	s.touch()
 }
 

@@ -8,7 +8,9 @@
 package snapshot
 
 import (
+	"cmp"
 	"context"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -46,6 +48,8 @@ type Delta struct {
 	Services []model.Name
 	// Node is true if this node's values changed.
 	Node bool
+	// ServiceCIDRs is true if Store.ServiceCIDRs changed.
+	ServiceCIDRs bool
 	// Since is when the earliest of these changes was written to the Store;
 	// zero if there is none.
 	Since time.Time
@@ -66,7 +70,7 @@ type Trigger struct {
 }
 
 // Empty reports whether nothing changed.
-func (d Delta) Empty() bool { return len(d.Services) == 0 && !d.Node }
+func (d Delta) Empty() bool { return len(d.Services) == 0 && !d.Node && !d.ServiceCIDRs }
 
 // Store is the state. Its methods may be called from any goroutine. A value
 // given to it or got from it, and everything that value points to, must not be
@@ -80,11 +84,13 @@ type Store struct {
 	services map[model.Name]*entry
 	owners   map[model.Name]model.Name // slice -> its Service
 	node     model.Node
+	cidrs    map[model.Name][]netip.Prefix
 	synced   [partCount]bool
 	read     bool
 
 	dirty     map[model.Name]struct{}
 	dirtyNode bool
+	dirtyCIDR bool
 	since     time.Time
 	triggers  []Trigger
 	changes   [partCount]int
@@ -106,6 +112,7 @@ func New(now func() time.Time) *Store {
 		changed:  make(chan struct{}, 1),
 		services: map[model.Name]*entry{},
 		owners:   map[model.Name]model.Name{},
+		cidrs:    map[model.Name][]netip.Prefix{},
 		dirty:    map[model.Name]struct{}{},
 	}
 }
@@ -170,7 +177,7 @@ func (s *Store) Take() Delta {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := Delta{
-		Node: s.dirtyNode, Since: s.since, Triggers: s.triggers,
+		Node: s.dirtyNode, ServiceCIDRs: s.dirtyCIDR, Since: s.since, Triggers: s.triggers,
 		ServiceChanges: s.changes[Services], SliceChanges: s.changes[Slices],
 	}
 	d.Services = make([]model.Name, 0, len(s.dirty))
@@ -179,7 +186,7 @@ func (s *Store) Take() Delta {
 	}
 	slices.SortFunc(d.Services, model.Name.Compare)
 	s.dirty = map[model.Name]struct{}{} // not cleared: a first sync would leave its size behind
-	s.dirtyNode, s.since, s.triggers = false, time.Time{}, nil
+	s.dirtyNode, s.dirtyCIDR, s.since, s.triggers = false, false, time.Time{}, nil
 	s.changes = [partCount]int{}
 	return d
 }
@@ -201,6 +208,20 @@ func (s *Store) Node() model.Node {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.node
+}
+
+// ServiceCIDRs returns the ranges of which ClusterIPs are taken, sorted. It is
+// empty where nobody says what they are: an old API server does not, nor need a
+// folder of manifests. Nothing waits for them.
+func (s *Store) ServiceCIDRs() []netip.Prefix {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []netip.Prefix
+	for _, cidrs := range s.cidrs {
+		all = append(all, cidrs...)
+	}
+	slices.SortFunc(all, func(a, b netip.Prefix) int { return cmp.Or(a.Addr().Compare(b.Addr()), a.Bits()-b.Bits()) })
+	return slices.Compact(all)
 }
 
 // Names returns the names of all Services that exist, sorted. A Service of

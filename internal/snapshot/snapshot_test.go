@@ -235,6 +235,44 @@ func TestNode(t *testing.T) {
 	}
 }
 
+func TestServiceCIDRs(t *testing.T) {
+	s, _ := newStore()
+	prefixes := func(texts ...string) (all []netip.Prefix) {
+		for _, p := range texts {
+			all = append(all, netip.MustParsePrefix(p))
+		}
+		return all
+	}
+	cidr := func(n string, texts ...string) model.ServiceCIDR {
+		return model.ServiceCIDR{Name: model.Name{Name: n}, CIDRs: prefixes(texts...)}
+	}
+	for _, tt := range []struct {
+		name    string
+		edit    func()
+		changed bool
+		want    []netip.Prefix
+	}{
+		{"none", func() {}, false, nil},
+		{"one, dual stack", func() { s.SetServiceCIDR(cidr("kubernetes", "fd00::/112", "10.96.0.0/16")) }, true, prefixes("10.96.0.0/16", "fd00::/112")},
+		{"the same again", func() { s.SetServiceCIDR(cidr("kubernetes", "fd00::/112", "10.96.0.0/16")) }, false, prefixes("10.96.0.0/16", "fd00::/112")},
+		{"two that share one", func() { s.SetServiceCIDR(cidr("more", "10.96.0.0/16", "10.97.0.0/16")) }, true, prefixes("10.96.0.0/16", "10.97.0.0/16", "fd00::/112")},
+		{"the other still has the shared one", func() { s.DeleteServiceCIDR(model.Name{Name: "kubernetes"}) }, true, prefixes("10.96.0.0/16", "10.97.0.0/16")},
+		{"unknown", func() { s.DeleteServiceCIDR(model.Name{Name: "kubernetes"}) }, false, prefixes("10.96.0.0/16", "10.97.0.0/16")},
+		{"all", func() { s.ReplaceServiceCIDRs([]model.ServiceCIDR{cidr("last", "10.0.0.0/8")}) }, true, prefixes("10.0.0.0/8")},
+		{"all again", func() { s.ReplaceServiceCIDRs([]model.ServiceCIDR{cidr("last", "10.0.0.0/8")}) }, false, prefixes("10.0.0.0/8")},
+		{"nothing", func() { s.ReplaceServiceCIDRs(nil) }, true, nil},
+	} {
+		tt.edit()
+		d := s.Take()
+		if d.ServiceCIDRs != tt.changed || d.Empty() == tt.changed || d.Since.IsZero() == tt.changed || signalled(s) != tt.changed {
+			t.Errorf("%s: %+v", tt.name, d)
+		}
+		if diff := cmp.Diff(tt.want, s.ServiceCIDRs(), cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
+		}
+	}
+}
+
 func TestSyncedOnceEveryPartIs(t *testing.T) {
 	s, _ := newStore()
 	for i, p := range []Part{Node, Services, Slices} {

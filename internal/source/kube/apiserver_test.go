@@ -4,6 +4,7 @@ package kube
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -15,6 +16,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -42,7 +44,9 @@ type apiServer struct {
 	wake     chan struct{}
 	cut      chan struct{} // closed: watches end
 	refuse   *apierrors.StatusError
-	noStream bool // does not know sendInitialEvents
+	lacks    map[string]*apierrors.StatusError // what requests for a resource get instead
+	noStream bool                              // does not know sendInitialEvents
+	events   []*corev1.Event                   // that were created
 	requests []string
 }
 
@@ -54,14 +58,15 @@ type event struct {
 
 func newAPIServer(t *testing.T) *apiServer {
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discoveryv1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discoveryv1.AddToScheme, networkingv1.AddToScheme} {
 		if err := add(scheme); err != nil {
 			t.Fatal(err)
 		}
 	}
 	s := &apiServer{
 		codecs: serializer.NewCodecFactory(scheme), version: 1,
-		objects: map[string]map[string]runtime.Object{"services": {}, "endpointslices": {}, "nodes": {}},
+		objects: map[string]map[string]runtime.Object{"services": {}, "endpointslices": {}, "nodes": {}, "servicecidrs": {}},
+		lacks:   map[string]*apierrors.StatusError{},
 		wake:    make(chan struct{}), cut: make(chan struct{}),
 	}
 	s.Server = httptest.NewServer(s)
@@ -80,6 +85,8 @@ func resourceOf(o runtime.Object) string {
 		return "services"
 	case *discoveryv1.EndpointSlice:
 		return "endpointslices"
+	case *networkingv1.ServiceCIDR:
+		return "servicecidrs"
 	}
 	return "nodes"
 }
@@ -141,6 +148,15 @@ func (s *apiServer) setRefuse(err *apierrors.StatusError) {
 	s.refuse = err
 }
 
+// setLacks lets requests for one resource fail, or work again with nil.
+func (s *apiServer) setLacks(resource string, err *apierrors.StatusError) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lacks[resource] = err; err == nil {
+		delete(s.lacks, resource)
+	}
+}
+
 // requestLog lists the requests that contain part.
 func (s *apiServer) requestLog(part string) []string {
 	s.mu.Lock()
@@ -151,13 +167,19 @@ func (s *apiServer) requestLog(part string) []string {
 func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	s.requests = append(s.requests, r.Method+" "+r.URL.String()+" accept="+r.Header.Get("Accept"))
+	resource := r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]
 	refuse, noStream := s.refuse, s.noStream
+	if lacks := s.lacks[resource]; lacks != nil {
+		refuse = lacks
+	}
 	s.mu.Unlock()
 	info := s.negotiate(r)
-	resource := r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]
 	gv := corev1.SchemeGroupVersion
-	if resource == "endpointslices" {
+	switch resource {
+	case "endpointslices":
 		gv = discoveryv1.SchemeGroupVersion
+	case "servicecidrs":
+		gv = networkingv1.SchemeGroupVersion
 	}
 	encoder := s.codecs.EncoderForVersion(info.Serializer, gv)
 	fail := func(err *apierrors.StatusError) {
@@ -171,6 +193,8 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(refuse)
 	case r.URL.Path == "/version":
 		fmt.Fprint(w, `{"major":"1","minor":"37","gitVersion":"v1.37.2"}`)
+	case resource == "events" && r.Method == http.MethodPost:
+		s.create(w, r, info.MediaType, encoder)
 	case s.objects[resource] == nil:
 		fail(apierrors.NewNotFound(schema.GroupResource{Resource: resource}, ""))
 	case q.Get("watch") == "":
@@ -180,6 +204,32 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		s.watch(w, r, resource, info, encoder)
 	}
+}
+
+// create takes an Event, in any encoding that the API knows.
+func (s *apiServer) create(w http.ResponseWriter, r *http.Request, mediaType string, encoder runtime.Encoder) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		panic(err)
+	}
+	o, err := runtime.Decode(s.codecs.UniversalDeserializer(), body)
+	e, ok := o.(*corev1.Event)
+	if err != nil || !ok {
+		panic(fmt.Sprintf("created %T: %v", o, err))
+	}
+	s.mu.Lock()
+	s.events = append(s.events, e)
+	s.mu.Unlock()
+	w.Header().Set("Content-Type", mediaType)
+	w.WriteHeader(http.StatusCreated)
+	_ = encoder.Encode(e, w)
+}
+
+// created lists the Events that have been written so far.
+func (s *apiServer) created() []*corev1.Event {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.events)
 }
 
 // negotiate takes the first media type that the client accepts.
@@ -231,6 +281,12 @@ func (s *apiServer) list(w http.ResponseWriter, r *http.Request, resource, media
 		l := &discoveryv1.EndpointSliceList{ListMeta: meta}
 		for _, o := range objects {
 			l.Items = append(l.Items, *o.(*discoveryv1.EndpointSlice))
+		}
+		list = l
+	case "servicecidrs":
+		l := &networkingv1.ServiceCIDRList{ListMeta: meta}
+		for _, o := range objects {
+			l.Items = append(l.Items, *o.(*networkingv1.ServiceCIDR))
 		}
 		list = l
 	default:
@@ -331,6 +387,8 @@ func bookmark(resource string, version int, initial bool) runtime.Object {
 		return &corev1.Service{ObjectMeta: meta}
 	case "endpointslices":
 		return &discoveryv1.EndpointSlice{ObjectMeta: meta}
+	case "servicecidrs":
+		return &networkingv1.ServiceCIDR{ObjectMeta: meta}
 	}
 	return &corev1.Node{ObjectMeta: meta}
 }

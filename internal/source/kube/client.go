@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -98,18 +99,17 @@ func (a Access) base() (*rest.Config, error) {
 	return nil, fmt.Errorf("service account of this pod: %w", err)
 }
 
-// Client talks to one API server. It knows the three resources that a proxy
-// reads and nothing else: client-go's own clientset would link every API there
-// is.
+// Client talks to one API server. It knows the resources that a proxy reads and
+// nothing else: client-go's own clientset would link every API there is.
 type Client struct {
-	host            string
-	core, discovery rest.Interface
+	host                        string
+	core, discovery, networking rest.Interface
 }
 
 // NewClient makes a Client; it does not connect yet.
 func NewClient(cfg *rest.Config) (*Client, error) {
 	scheme := runtime.NewScheme()
-	if err := errors.Join(corev1.AddToScheme(scheme), discoveryv1.AddToScheme(scheme)); err != nil {
+	if err := errors.Join(corev1.AddToScheme(scheme), discoveryv1.AddToScheme(scheme), networkingv1.AddToScheme(scheme)); err != nil {
 		return nil, fmt.Errorf("API types: %w", err)
 	}
 	shared := rest.CopyConfig(cfg)
@@ -138,7 +138,11 @@ func NewClient(cfg *rest.Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{host: cfg.Host, core: core, discovery: discovery}, nil
+	networking, err := group(networkingv1.SchemeGroupVersion, "/apis")
+	if err != nil {
+		return nil, err
+	}
+	return &Client{host: cfg.Host, core: core, discovery: discovery, networking: networking}, nil
 }
 
 // Check asks whether the API server answers and lets us read what a proxy has

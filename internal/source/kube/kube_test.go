@@ -17,6 +17,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
@@ -361,6 +362,60 @@ func TestNodeThatComesInTimeSyncsAtOnce(t *testing.T) {
 	eventually(t, "a problem", func() bool { return len(w.src.Problems()) == 1 })
 	api.put(node("n1", "192.0.2.1"))
 	w.synced(t)
+}
+
+func serviceCIDR(name string, cidrs ...string) *networkingv1.ServiceCIDR {
+	return &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: cidrs}}
+}
+
+func (w *world) cidrs() string {
+	var all []string
+	for _, c := range w.store.ServiceCIDRs() {
+		all = append(all, c.String())
+	}
+	return strings.Join(all, " ")
+}
+
+func TestFollowsServiceCIDRs(t *testing.T) {
+	inEachDialect(t, func(t *testing.T, api *apiServer, edit func(*Config, *rest.Config)) {
+		api.put(node("n1", "192.0.2.1"), serviceCIDR("kubernetes", "10.96.0.0/16", "fd00::/112"))
+		w := start(t, api, edit)
+		w.synced(t)
+		eventually(t, "the first", func() bool { return w.cidrs() == "10.96.0.0/16 fd00::/112" })
+		api.put(serviceCIDR("more", "10.97.0.0/16"))
+		eventually(t, "a second", func() bool { return w.cidrs() == "10.96.0.0/16 10.97.0.0/16 fd00::/112" })
+		api.drop(serviceCIDR("kubernetes"))
+		eventually(t, "the second alone", func() bool { return w.cidrs() == "10.97.0.0/16" })
+		api.dropUnseen(serviceCIDR("more"))
+		api.expire()
+		api.cutWatches()
+		eventually(t, "none", func() bool { return w.cidrs() == "" })
+	})
+}
+
+// Kubernetes before 1.33 has no ServiceCIDRs, and older ClusterRoles do not let
+// a proxy read them: everything else works, and both may change.
+func TestServiceCIDRsNeedNotExist(t *testing.T) {
+	resource := networkingv1.Resource("servicecidrs")
+	for name, err := range map[string]*apierrors.StatusError{
+		"unknown":   apierrors.NewNotFound(resource, ""),
+		"forbidden": apierrors.NewForbidden(resource, "", fmt.Errorf("no")),
+		"down":      apierrors.NewServiceUnavailable("starting"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			api := newAPIServer(t)
+			api.put(service("a", "10.0.0.1"), node("n1", "192.0.2.1"), serviceCIDR("kubernetes", "10.96.0.0/16"))
+			api.setLacks("servicecidrs", err)
+			w := start(t, api, func(c *Config, _ *rest.Config) { c.OptionalRetry = 20 * time.Millisecond })
+			w.synced(t)
+			eventually(t, "asked again", func() bool { return len(api.requestLog("/servicecidrs")) > 2 })
+			if !w.has("a") || w.cidrs() != "" {
+				t.Errorf("Services %v, ServiceCIDRs %q", w.store.Names(), w.cidrs())
+			}
+			api.setLacks("servicecidrs", nil)
+			eventually(t, "ServiceCIDRs", func() bool { return w.cidrs() == "10.96.0.0/16" })
+		})
+	}
 }
 
 func TestRunEndsWithItsContext(t *testing.T) {

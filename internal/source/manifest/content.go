@@ -24,11 +24,14 @@ const (
 	serviceKind kind = iota
 	sliceKind
 	nodeKind
+	cidrKind
 )
 
-func (k kind) String() string { return [...]string{"Service", "EndpointSlice", "Node"}[k] }
+func (k kind) String() string {
+	return [...]string{"Service", "EndpointSlice", "Node", "ServiceCIDR"}[k]
+}
 
-// key names an object; a Node has no namespace.
+// key names an object; a Node and a ServiceCIDR have no namespace.
 type key struct {
 	kind kind
 	name model.Name
@@ -36,11 +39,12 @@ type key struct {
 
 func (k key) String() string { return object.Ref(k.kind.String(), k.name.Namespace, k.name.Name) }
 
-// value is one of the three.
+// value is one of the four.
 type value struct {
 	service *model.Service
 	slice   *model.EndpointSlice
 	node    *model.Node
+	cidr    *model.ServiceCIDR
 	// faulty: only what could be used of it is here.
 	faulty bool
 }
@@ -199,6 +203,8 @@ func (s *Source) change(affected map[key]bool) snapshot.Change {
 				c.DeleteSlices = append(c.DeleteSlices, k.name)
 			case nodeKind:
 				c.SetNode = &model.Node{Name: s.cfg.NodeName}
+			case cidrKind:
+				c.DeleteServiceCIDRs = append(c.DeleteServiceCIDRs, k.name)
 			}
 			continue
 		}
@@ -209,6 +215,8 @@ func (s *Source) change(affected map[key]bool) snapshot.Change {
 			c.SetSlices = append(c.SetSlices, *v.slice)
 		case nodeKind:
 			c.SetNode = v.node
+		case cidrKind:
+			c.SetServiceCIDRs = append(c.SetServiceCIDRs, *v.cidr)
 		}
 	}
 	return c

@@ -16,6 +16,7 @@ import (
 	yamlv2 "go.yaml.in/yaml/v2"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
@@ -53,6 +54,7 @@ type found struct {
 var apiVersions = map[string]string{
 	"Service": "v1", "Node": "v1", "List": "v1", "ServiceList": "v1", "NodeList": "v1",
 	"EndpointSlice": "discovery.k8s.io/v1", "EndpointSliceList": "discovery.k8s.io/v1",
+	"ServiceCIDR": "networking.k8s.io/v1", "ServiceCIDRList": "networking.k8s.io/v1",
 }
 
 // list is any list; its items are looked at one by one.
@@ -143,7 +145,7 @@ func (d *document) object(where string, data []byte, around *metav1.TypeMeta) {
 	case meta.Kind == "":
 		d.fail(where, "kind: missing")
 	case !known:
-		d.problem(where, "kind: %.80q is ignored; only Service, EndpointSlice, Node and List count", meta.Kind)
+		d.problem(where, "kind: %.80q is ignored; only Service, EndpointSlice, Node, ServiceCIDR and List count", meta.Kind)
 	case meta.APIVersion != version:
 		d.fail(where, "apiVersion: %.80q: must be %q for kind %s", meta.APIVersion, version, meta.Kind)
 	case meta.Kind == "Service":
@@ -152,6 +154,8 @@ func (d *document) object(where string, data []byte, around *metav1.TypeMeta) {
 		d.decodeSlice(where, data)
 	case meta.Kind == "Node":
 		d.decodeNode(where, data)
+	case meta.Kind == "ServiceCIDR":
+		d.decodeServiceCIDR(where, data)
 	case around != nil:
 		d.fail(where, "kind: a list in a list")
 	default:
@@ -209,6 +213,15 @@ func (d *document) decodeNode(where string, data []byte) {
 	}
 	node, problems := object.Node(&in)
 	d.add(where, key{nodeKind, nameOf(&in)}, value{node: node}, node != nil, problems)
+}
+
+func (d *document) decodeServiceCIDR(where string, data []byte) {
+	var in networkingv1.ServiceCIDR
+	if !d.strict(where, data, &in) {
+		return
+	}
+	cidr, problems := object.ServiceCIDR(&in)
+	d.add(where, key{cidrKind, nameOf(&in)}, value{cidr: cidr}, cidr != nil, problems)
 }
 
 func nameOf(o metav1.Object) model.Name {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package manifest reads Services, EndpointSlices and this node from a folder
-// of YAML and JSON files into a snapshot, and follows its changes.
+// Package manifest reads Services, EndpointSlices, ServiceCIDRs and this node
+// from a folder of YAML and JSON files into a snapshot, and follows its changes.
 //
 // The files are the documents that kubectl apply takes. No API server has
 // checked them, filled in defaults or allocated addresses, so this package

@@ -196,6 +196,34 @@ func TestWithoutNodeDocumentTheNodeIsBare(t *testing.T) {
 	}
 }
 
+func TestServiceCIDRs(t *testing.T) {
+	f := newFolder(t)
+	want := func(what, want string) {
+		t.Helper()
+		f.load()
+		var got []string
+		for _, c := range f.store.ServiceCIDRs() {
+			got = append(got, c.String())
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: %v, want %s", what, got, want)
+		}
+	}
+	want("none", "")
+	if !f.store.HasSynced() {
+		t.Error("waits for ServiceCIDRs")
+	}
+	f.write("a.yaml", "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: kubernetes}\nspec: {cidrs: [10.96.0.0/16, \"fd00::/112\"]}\n")
+	f.write("b.yaml", "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: more}\nspec: {cidrs: [10.97.0.0/16]}\n")
+	want("two", "10.96.0.0/16 10.97.0.0/16 fd00::/112")
+	f.write("b.yaml", "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: more}\nspec: {cidrs: [10.97.0.0/16, 0.0.0.0/0]}\n")
+	want("one with a slip keeps its last good version", "10.96.0.0/16 10.97.0.0/16 fd00::/112")
+	must(t, os.Remove(f.path("b.yaml")))
+	want("one", "10.96.0.0/16 fd00::/112")
+	f.write("a.yaml", "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: kubernetes}\nspec: {cidrs: [10.96.0.0/12]}\n")
+	want("changed", "10.96.0.0/12")
+}
+
 func TestListsAreTakenApart(t *testing.T) {
 	f := newFolder(t)
 	f.write("l.yaml", `apiVersion: v1
@@ -212,7 +240,7 @@ items:
 `)
 	f.load()
 	f.want("a=10.0.0.1> c=10.0.0.3>",
-		`l.yaml, document 1, items[1]: kind: "Pod" is ignored; only Service, EndpointSlice, Node and List count`,
+		`l.yaml, document 1, items[1]: kind: "Pod" is ignored; only Service, EndpointSlice, Node, ServiceCIDR and List count`,
 		`l.yaml, document 1, items[2], Service default/b: spec.clusterIPs[0]: "bad" is not an IP address`)
 	f.write("l.yaml", "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: List}\n- {metadata: {}}\n")
 	f.load()

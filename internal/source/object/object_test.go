@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/beeline-net/beeline/internal/model"
@@ -609,6 +610,37 @@ func TestDNSNames(t *testing.T) {
 	for _, tt := range tests {
 		if isLabel(tt.in) != tt.label || isSubdomain(tt.in) != tt.subdomain {
 			t.Errorf("%q: label %v, subdomain %v", tt.in, isLabel(tt.in), isSubdomain(tt.in))
+		}
+	}
+}
+
+func TestServiceCIDR(t *testing.T) {
+	for _, tt := range []struct {
+		name, object string
+		cidrs        []string
+		want         []netip.Prefix
+		problems     []string
+	}{
+		{"dual stack", "kubernetes", []string{"10.96.0.0/16", "fd00::/112"}, prefixes("10.96.0.0/16", "fd00::/112"), nil},
+		{"bits of the host", "kubernetes", []string{"10.96.3.4/16"}, prefixes("10.96.0.0/16"), nil},
+		{"empty", "kubernetes", nil, nil, nil},
+		{"what cannot be used is left out", "more.example", []string{"nonsense", "0.0.0.0/0", "::/0", "10.97.0.0/16"}, prefixes("10.97.0.0/16"), []string{
+			`spec.cidrs[0]: "nonsense" is not an address range in CIDR notation`,
+			"spec.cidrs[1]: 0.0.0.0/0 is every address, and all that are no Service's would be dropped",
+			"spec.cidrs[2]: ::/0 is every address, and all that are no Service's would be dropped",
+		}},
+		{"name", "No Name", []string{"10.97.0.0/16"}, nil, []string{`metadata.name: "No Name" is not a DNS subdomain of up to 253 characters`}},
+	} {
+		got, problems := ServiceCIDR(&networkingv1.ServiceCIDR{
+			ObjectMeta: metav1.ObjectMeta{Name: tt.object}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: tt.cidrs}})
+		if diff := cmp.Diff(tt.problems, messages(problems)); diff != "" {
+			t.Errorf("%s: problems (-want +got):\n%s", tt.name, diff)
+		}
+		if got == nil {
+			got = &model.ServiceCIDR{Name: model.Name{Name: tt.object}}
+		}
+		if diff := cmp.Diff(&model.ServiceCIDR{Name: model.Name{Name: tt.object}, CIDRs: tt.want}, got, options); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
 		}
 	}
 }
