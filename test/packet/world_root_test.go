@@ -35,16 +35,19 @@ type side struct {
 	family                     int
 	client, node, vip          netip.Addr
 	localPod, remotePod, other netip.Addr
+	podGateway                 netip.Addr // the node's, on the device of its pods
 }
 
 var sides = []side{
 	{
 		family: 4, client: addr("203.0.113.7"), node: addr("192.0.2.1"), vip: addr("198.51.100.10"),
 		localPod: addr("10.1.0.5"), remotePod: addr("10.2.0.6"), other: addr("192.0.2.99"),
+		podGateway: addr("10.1.0.1"),
 	},
 	{
 		family: 6, client: addr("2001:db8:7::7"), node: addr("2001:db8:1::1"), vip: addr("2001:db8:ffff::10"),
 		localPod: addr("fd00:1::5"), remotePod: addr("fd00:2::6"), other: addr("2001:db8:1::99"),
+		podGateway: addr("fd00:1::1"),
 	},
 }
 
@@ -56,7 +59,6 @@ func port(a netip.Addr, p uint16) netip.AddrPort { return netip.AddrPortFrom(a, 
 type world struct {
 	t       *testing.T
 	ns      *lab.Namespace
-	away    *lab.Namespace // where its devices lead
 	maps    map[string]*ebpf.Map
 	progs   *datapath.PacketPrograms
 	uplink  int // its ifindex
@@ -70,18 +72,16 @@ const testFlows = 1024
 func newWorld(t *testing.T, opts datapath.PacketOptions) *world {
 	t.Helper()
 	lab.RequireRoot(t)
-	l, err := lab.New(fmt.Sprintf("pkt%d", os.Getpid()))
-	check(t, err)
-	t.Cleanup(func() { check(t, l.Close()) })
-	w := &world{t: t, maps: newMaps(t, testFlows), service: 10, backend: 100, slot: 1000}
-	w.ns, err = l.Namespace("node")
-	check(t, err)
-	w.away, err = l.Namespace("away")
-	check(t, err)
-	w.network()
+	net := sharedNetwork(t)
+	w := &world{
+		t: t, ns: net.ns, uplink: net.uplink,
+		maps: newMaps(t, testFlows), service: 10, backend: 100, slot: 1000,
+	}
 	for _, s := range sides {
 		w.localAddr(s.node, abi.LocalAddrHere|abi.LocalAddrNodePort)
+		w.localAddr(s.podGateway, abi.LocalAddrHere)
 		w.put(abi.MapEgressAddrs, abi.NewEgressKey(w.uplink, s.family == 6), abi.Addr(s.node))
+		w.put(abi.MapEgressAddrs, abi.NewEgressKey(net.pods, s.family == 6), abi.Addr(s.podGateway))
 	}
 	if opts.ICMPRate == 0 { // tests run faster than anybody needs errors
 		opts.ICMPRate, opts.ICMPBurst = 1000000, 1000000
@@ -107,29 +107,73 @@ func newMaps(t testing.TB, flows uint32) map[string]*ebpf.Map {
 	return maps
 }
 
-// network gives the namespace an uplink with routes: outsiders and other nodes'
-// pods behind a router. This node's pods are on a device of their own.
-func (w *world) network() {
-	for _, dev := range []string{"uplink", "pods"} {
-		check(w.t, lab.Connect(w.ns, dev, w.away, dev))
-	}
-	check(w.t, w.ns.Do(func() error {
-		up, err := netlink.LinkByName("uplink")
-		if err != nil {
-			return err
+// network is where the programs run: a namespace with an uplink, through which
+// outsiders and other nodes' pods are reached by a router, and a device for the
+// node's own pods. No program changes it, so all tests share one.
+type network struct {
+	ns           *lab.Namespace
+	uplink, pods int // ifindexes
+}
+
+// shared is made by the first test that needs it and removed by TestMain.
+var shared struct {
+	lab *lab.Lab
+	net *network
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if shared.lab != nil {
+		if err := shared.lab.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, "remove the namespaces:", err)
+			code = max(code, 1)
 		}
-		w.uplink = up.Attrs().Index
-		return netlink.LinkSetHardwareAddr(up, macNode[:])
-	}))
-	check(w.t, w.ns.Forward())
+	}
+	os.Exit(code)
+}
+
+func sharedNetwork(t *testing.T) *network {
+	t.Helper()
+	if shared.net == nil {
+		l, err := lab.New(fmt.Sprintf("pkt%d", os.Getpid()))
+		check(t, err)
+		shared.lab = l
+		shared.net = newNetwork(t, l)
+	}
+	return shared.net
+}
+
+func newNetwork(t *testing.T, l *lab.Lab) *network {
+	t.Helper()
+	node, err := l.Namespace("node")
+	check(t, err)
+	away, err := l.Namespace("away")
+	check(t, err)
+	n := &network{ns: node}
+	for dev, index := range map[string]*int{"uplink": &n.uplink, "pods": &n.pods} {
+		check(t, lab.Connect(node, dev, away, dev))
+		check(t, node.Do(func() error {
+			link, err := netlink.LinkByName(dev)
+			if err != nil {
+				return err
+			}
+			*index = link.Attrs().Index
+			if dev != "uplink" {
+				return nil
+			}
+			return netlink.LinkSetHardwareAddr(link, macNode[:])
+		}))
+	}
+	check(t, node.Forward())
 	for _, d := range []struct{ dev, cidr string }{
 		{"uplink", "192.0.2.1/24"}, {"uplink", "2001:db8:1::1/64"},
 		{"pods", "10.1.0.1/24"}, {"pods", "fd00:1::1/64"},
 	} {
-		check(w.t, w.ns.Address(d.dev, d.cidr))
+		check(t, node.Address(d.dev, d.cidr))
 	}
-	check(w.t, w.ns.Route("0.0.0.0/0", "192.0.2.254"))
-	check(w.t, w.ns.Route("::/0", "2001:db8:1::fe"))
+	check(t, node.Route("0.0.0.0/0", "192.0.2.254"))
+	check(t, node.Route("::/0", "2001:db8:1::fe"))
+	return n
 }
 
 func (w *world) load(opts datapath.PacketOptions) {

@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package packet
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/beeline-net/beeline/internal/abi"
+	"github.com/beeline-net/beeline/internal/datapath"
+)
+
+// pair is a Service with two local backends of which only the first is in use
+// until swap.
+type pair struct {
+	*world
+	service     *svc
+	first, next *endpoint
+	client, vip netip.AddrPort
+}
+
+func newPair(t *testing.T, s side, proto uint8) *pair {
+	w := newWorld(t, datapath.PacketOptions{})
+	p := &pair{
+		world: w, client: port(s.client, 40000), vip: port(s.vip, 80),
+		first: &endpoint{at: port(s.localPod, 1111), local: true},
+		next:  &endpoint{at: port(s.localPod, 2222), local: true},
+	}
+	p.service = &svc{
+		proto: proto, frontends: []netip.AddrPort{p.vip}, flags: abi.FlagLoadBalancer,
+		endpoints: []*endpoint{p.first},
+	}
+	w.addService(p.service)
+	return p
+}
+
+// swap puts the second backend into the Service's sets instead of the first,
+// which drains.
+func (p *pair) swap() {
+	p.service.endpoints = []*endpoint{p.next}
+	p.addService(p.service)
+}
+
+// goes checks which backend a client's packet reaches.
+func (p *pair) goes(what string, f Frame, to *endpoint) Frame {
+	p.t.Helper()
+	got := p.read(what, p.in(f), pass)
+	if got.Dst != to.at {
+		p.t.Fatalf("%s: went to %v, want %v", what, got.Dst, to.at)
+	}
+	return got
+}
+
+// connect opens the flow in both directions; f is the client's first packet.
+func (p *pair) connect(f Frame) (seen Frame) {
+	p.t.Helper()
+	seen = p.goes("first packet", f, p.first)
+	p.read("its answer", p.out(answer(seen)), pass)
+	p.goes("third packet", goesOn(f), p.first)
+	return seen
+}
+
+func (p *pair) age(d time.Duration) {
+	p.updateFlows(func(f *abi.Flow) { f.SeenNs -= uint64(d) })
+}
+
+// A3: a UDP flow leaves a removed backend on its next datagram, with nobody
+// sweeping.
+func TestUDPFlowLeavesRemovedBackend(t *testing.T) {
+	for _, s := range sides {
+		p := newPair(t, s, UDP)
+		f := opening(UDP, p.client, p.vip)
+		p.connect(f)
+		p.service.endpoints = nil
+		p.addService(p.service)
+		p.removeBackend(p.first)
+		p.wantRefusal(p.in(f), f)
+		p.swap()
+		seen := p.goes("after the new backend came", f, p.next)
+		reply := p.read("reply", p.out(answer(seen)), pass)
+		if reply.Src != p.vip {
+			t.Errorf("reply comes from %v", reply.Src)
+		}
+		if n, h := len(p.flows()), p.hints(); n != 1 || h != 2 {
+			t.Errorf("%d flows with %d hints are left, want 1 with 2", n, h)
+		}
+	}
+}
+
+// A14: what drains keeps its flows, and gets no new ones.
+func TestFlowKeepsDrainingBackend(t *testing.T) {
+	eachProtocol(t, func(t *testing.T, s side, proto uint8) {
+		p := newPair(t, s, proto)
+		f := opening(proto, p.client, p.vip)
+		p.connect(f)
+		p.swap()
+		p.goes("old flow", goesOn(f), p.first)
+		other := f
+		other.Src = port(s.client, 40001)
+		p.goes("new flow", other, p.next)
+	})
+}
+
+// kube-proxy leaves a TCP connection to a removed endpoint alone.
+func TestTCPFlowSurvivesRemovedBackend(t *testing.T) {
+	for _, s := range sides {
+		p := newPair(t, s, TCP)
+		f := opening(TCP, p.client, p.vip)
+		p.connect(f)
+		p.swap()
+		p.removeBackend(p.first)
+		p.goes("old connection", goesOn(f), p.first)
+	}
+}
+
+// A7: the same client port again. While the connection lives, a SYN is one sent
+// again; once it ends or its backend is gone, a new one.
+func TestSYNOnExistingFlow(t *testing.T) {
+	fin := func(f Frame) Frame { f.Flags = FIN | ACK; return f }
+	tests := []struct {
+		name string
+		do   func(p *pair, f, seen Frame)
+		kept bool
+	}{
+		{"sent again at once", func(*pair, Frame, Frame) {}, true},
+		{"after the answer was lost", func(p *pair, _, seen Frame) { p.out(answer(seen)) }, true},
+		{"on an open connection", func(p *pair, f, seen Frame) { p.out(answer(seen)); p.in(goesOn(f)) }, true},
+		{"after the client closed", func(p *pair, f, seen Frame) { p.out(answer(seen)); p.in(fin(f)) }, false},
+		{"after the backend closed", func(p *pair, f, seen Frame) { p.out(fin(answer(seen))) }, false},
+		{"after a reset", func(p *pair, f, seen Frame) { f.Flags = RST; p.in(f) }, false},
+		{"after a long time", func(p *pair, f, seen Frame) { p.age(3 * time.Minute) }, false},
+		{"after the backend was removed", func(p *pair, f, seen Frame) { p.removeBackend(p.first) }, false},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			for _, s := range sides {
+				p := newPair(t, s, TCP)
+				f := opening(TCP, p.client, p.vip)
+				seen := p.goes("first SYN", f, p.first)
+				p.swap()
+				test.do(p, f, seen)
+				want := p.next
+				if test.kept {
+					want = p.first
+				}
+				p.goes("second SYN", f, want)
+				if n := len(p.flows()); n != 1 {
+					t.Errorf("%d flows are left, want 1", n)
+				}
+			}
+		})
+	}
+}
+
+// A10: a reset proves nothing. The connection goes on if it goes on, even after
+// it fell silent for longer than a reset one is kept.
+func TestStrayResetKillsNothing(t *testing.T) {
+	for _, s := range sides {
+		p := newPair(t, s, TCP)
+		f := opening(TCP, p.client, p.vip)
+		seen := p.connect(f)
+		p.swap()
+		rst := f
+		rst.Flags = RST
+		p.goes("reset", rst, p.first)
+		p.age(time.Minute)
+		p.goes("data", goesOn(f), p.first)
+		if flags := p.flows()[0].Flags; flags&abi.FlowRst != 0 {
+			t.Error("the flow still counts as reset")
+		}
+		reply := p.read("reply", p.out(goesOn(answer(seen))), pass)
+		if reply.Src != p.vip {
+			t.Errorf("reply comes from %v", reply.Src)
+		}
+	}
+}
+
+// A10: no flow begins with a reset.
+func TestResetWithoutFlowIsDropped(t *testing.T) {
+	for _, s := range sides {
+		p := newPair(t, s, TCP)
+		f := opening(TCP, p.client, p.vip)
+		f.Flags = RST | ACK
+		p.wantDrop("reset", p.in(f), "flow_stray")
+		if len(p.flows()) != 0 {
+			t.Error("a reset made a flow")
+		}
+	}
+}
+
+// A16: a connection that nobody remembers goes to a backend, which resets it:
+// an answer at once instead of a black hole.
+func TestUnknownConnectionReachesABackend(t *testing.T) {
+	for _, s := range sides {
+		p := newPair(t, s, TCP)
+		seen := p.goes("data", goesOn(opening(TCP, p.client, p.vip)), p.first)
+		rst := answer(seen)
+		rst.Flags = RST
+		if got := p.read("its reset", p.out(rst), pass); got.Src != p.vip || got.Flags != RST {
+			t.Errorf("reset comes from %v with flags %#x", got.Src, got.Flags)
+		}
+	}
+}
+
+// A16: silence alone ends no TCP connection that nobody needed the place of.
+func TestIdleTCPConnectionGoesOn(t *testing.T) {
+	for _, s := range sides {
+		p := newPair(t, s, TCP)
+		f := opening(TCP, p.client, p.vip)
+		p.connect(f)
+		p.swap()
+		p.age(3 * time.Hour)
+		p.goes("data", goesOn(f), p.first)
+	}
+}
+
+func TestSilentUDPFlowIsBalancedAnew(t *testing.T) {
+	for _, s := range sides {
+		p := newPair(t, s, UDP)
+		f := opening(UDP, p.client, p.vip)
+		p.connect(f)
+		p.swap()
+		p.age(100 * time.Second)
+		p.goes("within the time", f, p.first)
+		p.age(time.Hour)
+		p.goes("after it", f, p.next)
+	}
+}
+
+// A31: the number of a removed backend may be another Service's by now.
+func TestReusedBackendNumberIsNotTheOldBackend(t *testing.T) {
+	for _, s := range sides {
+		p := newPair(t, s, UDP)
+		f := opening(UDP, p.client, p.vip)
+		p.connect(f)
+		p.swap()
+		stranger := &endpoint{at: port(s.localPod, 3333), local: true, index: p.first.index, generation: p.first.generation + 1}
+		p.addService(&svc{
+			proto: UDP, frontends: []netip.AddrPort{port(s.vip, 81)}, flags: abi.FlagLoadBalancer,
+			endpoints: []*endpoint{stranger},
+		})
+		p.goes("next datagram", f, p.next)
+	}
+}
+
+// A8: one client port, two frontends, one backend that sees the client: it must
+// be able to tell the two apart.
+func TestSameClientPortThroughTwoFrontends(t *testing.T) {
+	eachProtocol(t, func(t *testing.T, s side, proto uint8) {
+		w := newWorld(t, datapath.PacketOptions{})
+		pod := &endpoint{at: port(s.localPod, 8080), local: true}
+		vips := []netip.AddrPort{port(s.vip, 80), port(s.vip, 81), port(s.vip.Next(), 80)}
+		w.addService(&svc{proto: proto, frontends: vips, flags: abi.FlagLoadBalancer, endpoints: []*endpoint{pod}})
+		client, seen := port(s.client, 40000), map[netip.AddrPort]netip.AddrPort{}
+		for _, vip := range vips {
+			r := w.in(opening(proto, client, vip))
+			got, err := Read(r.bytes, false)
+			check(t, err)
+			if got.Dst != pod.at || got.Src.Addr() != s.client {
+				t.Fatalf("to %v: became %v -> %v", vip, got.Src, got.Dst)
+			}
+			if before, ok := seen[got.Src]; ok {
+				t.Fatalf("flows to %v and %v look alike: both from %v", before, vip, got.Src)
+			}
+			seen[got.Src] = vip
+		}
+		for src, vip := range seen {
+			got := w.read("reply", w.out(Frame{Src: pod.at, Dst: src, Proto: proto}), pass)
+			if got.Src != vip || got.Dst != client {
+				t.Errorf("reply to the flow of %v became %v -> %v", vip, got.Src, got.Dst)
+			}
+		}
+	})
+}
+
+// A9: source NAT takes no port that somebody reserved.
+func TestSourceNATAvoidsReservedPorts(t *testing.T) {
+	w := newWorld(t, datapath.PacketOptions{SNATPorts: [2]uint16{6400, 6463}})
+	s := sides[0]
+	w.put(abi.MapReservedPorts, uint32(100), ^uint64(1<<5)) // all but 6405
+	w.addService(&svc{
+		proto: TCP, frontends: []netip.AddrPort{port(s.vip, 80)}, flags: abi.FlagLoadBalancer,
+		endpoints: []*endpoint{{at: port(s.remotePod, 8080)}},
+	})
+	found := false
+	for i := range uint16(100) {
+		r := w.in(opening(TCP, port(s.client, 40000+i), port(s.vip, 80)))
+		if r.verdict == shot { // 16 tries of 64 ports do not always find it
+			continue
+		}
+		got := w.read("request", r, redirect)
+		if got.Src.Port() != 6405 {
+			t.Fatalf("took port %d", got.Src.Port())
+		}
+		if found {
+			t.Fatal("two flows have the one port")
+		}
+		found = true
+	}
+	if !found || w.counters()["snat_no_port"] != 99 {
+		t.Errorf("found %v, counters %v", found, w.counters())
+	}
+	if n, h := len(w.flows()), w.hints(); n != 1 || h != 2 {
+		t.Errorf("%d flows with %d hints are left, want 1 with 2", n, h)
+	}
+}
+
+// A4: a flood of opened connections may use up the table, but takes nothing
+// from those that are established.
+func TestFloodDoesNotEvictEstablished(t *testing.T) {
+	for _, s := range sides {
+		w := newWorld(t, datapath.PacketOptions{})
+		w.addService(&svc{
+			proto: TCP, frontends: []netip.AddrPort{port(s.vip, 80)}, flags: abi.FlagLoadBalancer,
+			endpoints: []*endpoint{{at: port(s.remotePod, 8080)}},
+		})
+		var old []Frame
+		seen := map[int]Frame{}
+		for i := range 100 {
+			f := opening(TCP, port(s.client, uint16(1000+i)), port(s.vip, 80))
+			seen[i] = w.read("request", w.in(f), redirect)
+			w.read("answer", w.in(answer(seen[i])), redirect)
+			w.read("third", w.in(goesOn(f)), redirect)
+			old = append(old, f)
+		}
+		for i := range 5 * testFlows {
+			w.in(opening(TCP, port(s.other, uint16(1000+i)), port(s.vip, 80)))
+		}
+		if n := w.counters()["flow_evicted"]; n == 0 {
+			t.Errorf("the flood evicted nothing: %v", w.counters())
+		}
+		for i, f := range old {
+			got := w.read("established", w.in(goesOn(f)), redirect)
+			if got.Src != seen[i].Src || got.Dst != seen[i].Dst {
+				t.Fatalf("flow %d was %v -> %v and is %v -> %v", i, seen[i].Src, seen[i].Dst, got.Src, got.Dst)
+			}
+			w.read("its reply", w.in(goesOn(answer(seen[i]))), redirect)
+		}
+		w.wantWholeFlows()
+	}
+}
+
+// A table full of established flows refuses new ones, counts them, and leaves
+// the old ones alone.
+func TestFullTableRefuses(t *testing.T) {
+	s := sides[0]
+	w := newWorld(t, datapath.PacketOptions{})
+	w.addService(&svc{
+		proto: TCP, frontends: []netip.AddrPort{port(s.vip, 80)}, flags: abi.FlagLoadBalancer,
+		endpoints: []*endpoint{{at: port(s.localPod, 8080), local: true}},
+	})
+	open := map[uint16]bool{}
+	for i := range uint16(4 * testFlows) {
+		f := opening(TCP, port(s.client, 1000+i), port(s.vip, 80))
+		r := w.in(f)
+		if r.verdict == shot {
+			continue
+		}
+		open[1000+i] = true
+		w.read("answer", w.out(answer(w.read("request", r, pass))), pass)
+		w.read("third", w.in(goesOn(f)), pass)
+	}
+	c := w.counters()
+	if c["flow_table_full"] == 0 || c["flow_evicted"] != 0 || len(open) < testFlows*9/10 {
+		t.Errorf("%d flows of %d fit; counters %v", len(open), testFlows, c)
+	}
+	for p := range open {
+		w.read("established", w.in(goesOn(opening(TCP, port(s.client, p), port(s.vip, 80)))), pass)
+	}
+	w.wantWholeFlows()
+	if n := len(w.flows()); n != len(open) {
+		t.Errorf("%d records for %d flows", n, len(open))
+	}
+}
+
+// wantWholeFlows checks that every flow can be found from both sides, and that
+// the index names nothing else.
+func (w *world) wantWholeFlows() {
+	w.t.Helper()
+	if n, h := len(w.flows()), w.hints(); h != 2*n {
+		w.t.Errorf("%d flows have %d hints", n, h)
+	}
+}
