@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"time"
+	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,11 +21,11 @@ import (
 // recorder would do more (it counts repeated ones up), but links every API
 // there is; the agent tells each thing only once while it lasts.
 type Events struct {
-	client *Client
-	node   string
-	log    *slog.Logger
-	queue  chan *corev1.Event
-	limit  flowcontrol.RateLimiter
+	node  string
+	log   *slog.Logger
+	queue chan *corev1.Event
+	limit flowcontrol.RateLimiter
+	send  func(context.Context, *corev1.Event)
 }
 
 const (
@@ -32,15 +33,22 @@ const (
 	eventQueue = 256
 	// A flood of problems must not become a flood of requests.
 	eventsPerSecond, eventBurst = 1, 25
+	// eventTimeout bounds one attempt to write an Event.
+	eventTimeout = 10 * time.Second
+	// maxMessage is the longest message, in bytes, that the API takes in either
+	// of its Event kinds.
+	maxMessage = 1024
 )
 
 // NewEvents prepares to send; Run sends.
 func NewEvents(c *Client, nodeName string, log *slog.Logger) *Events {
-	return &Events{
-		client: c, node: nodeName, log: log,
+	e := &Events{
+		node: nodeName, log: log,
 		queue: make(chan *corev1.Event, eventQueue),
 		limit: flowcontrol.NewTokenBucketRateLimiter(eventsPerSecond, eventBurst),
 	}
+	e.send = func(ctx context.Context, event *corev1.Event) { e.create(ctx, c, event) }
+	return e
 }
 
 // Warn queues a Warning about a Service; reason is one CamelCase word. It does
@@ -56,7 +64,7 @@ func (e *Events) Warn(service model.Name, uid, reason, message string) {
 			APIVersion: "v1", Kind: "Service",
 			Namespace: service.Namespace, Name: service.Name, UID: types.UID(uid),
 		},
-		Type: corev1.EventTypeWarning, Reason: reason, Message: message,
+		Type: corev1.EventTypeWarning, Reason: reason, Message: cut(message, maxMessage),
 		Source:              corev1.EventSource{Component: "beeline", Host: e.node},
 		ReportingController: "beeline.dev/agent", ReportingInstance: e.node,
 		FirstTimestamp: now, LastTimestamp: now, Count: 1,
@@ -84,12 +92,25 @@ func (e *Events) Run(ctx context.Context) error {
 	}
 }
 
-func (e *Events) send(ctx context.Context, event *corev1.Event) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+func (e *Events) create(ctx context.Context, c *Client, event *corev1.Event) {
+	ctx, cancel := context.WithTimeout(ctx, eventTimeout)
 	defer cancel()
-	err := e.client.core.Post().Namespace(event.Namespace).Resource("events").Body(event).Do(ctx).Error()
-	if err != nil {
+	err := c.core.Post().Namespace(event.Namespace).Resource("events").Body(event).MaxRetries(0).Do(ctx).Error()
+	if err != nil && ctx.Err() != context.Canceled {
 		e.log.Warn("Event not written", "service", event.InvolvedObject.Namespace+"/"+event.InvolvedObject.Name,
 			"reason", event.Reason, "err", err)
 	}
+}
+
+// cut shortens a text to so many bytes, between characters.
+func cut(text string, limit int) string {
+	const more = "..."
+	if len(text) <= limit {
+		return text
+	}
+	end := limit - len(more)
+	for !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return text[:end] + more
 }
