@@ -155,10 +155,55 @@ func testBackends(t *testing.T, backends maps.Backends) {
 	}
 }
 
+func TestOverlaidMemory(t *testing.T) {
+	over, _, err := maps.Overlay(maps.NewMemory(sizes))
+	if err != nil {
+		t.Fatal(err)
+	}
+	testTables(t, over)
+}
+
 func TestMemory(t *testing.T) { testTables(t, maps.NewMemory(sizes)) }
 
 func TestWatchedMemory(t *testing.T) {
 	testTables(t, maps.Watch(maps.NewMemory(sizes), maps.Watcher{}))
+}
+
+func TestOverlay(t *testing.T) {
+	below := maps.NewMemory(sizes)
+	if _, err := below.Frontends.PutAll([]abi.FrontendKey{frontendKey(1), frontendKey(2), frontendKey(3)}, make([]abi.Frontend, 3)); err != nil {
+		t.Fatal(err)
+	}
+	below.Backends.Create(4, backend(4, 1))
+	over, changes, err := maps.Overlay(below)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(below.Backends.Load(4), over.Backends.Load(4)); diff != "" || changes().Len() != 0 {
+		t.Errorf("untouched: %d changes, backend %s", changes().Len(), diff)
+	}
+	err = errors.Join(over.Frontends.Delete(frontendKey(1)), over.Frontends.Put(frontendKey(2), abi.Frontend{Flags: 1}),
+		over.Frontends.Put(frontendKey(3), abi.Frontend{}), over.Services.Put(7, abi.ServiceName{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	over.Backends.Free(4)
+	over.Slots.Store(9, 1)
+	over.Sets.Store(2, abi.SetLocal, 5)
+	over.Filter.Set(70)
+	over.Filter.Set(3)
+	over.Filter.Clear(3)
+	type set = map[uint32]struct{}
+	want := maps.Changes{
+		Frontends: map[abi.FrontendKey]struct{}{frontendKey(1): {}, frontendKey(2): {}},
+		Services:  set{7: {}}, Sets: set{abi.SetIndex(2, abi.SetLocal): {}}, Slots: set{9: {}}, Backends: set{4: {}}, Filter: set{1: {}},
+	}
+	if diff := cmp.Diff(want, changes()); diff != "" {
+		t.Errorf("changes: -want +got\n%s", diff)
+	}
+	if over.Backends.Load(4).Generation != 0 || below.Backends.Load(4).Generation != 1 {
+		t.Error("a write went to the wrong tables")
+	}
 }
 
 // Whichever store of Create or Free is the last one made, the generations of

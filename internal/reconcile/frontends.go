@@ -85,10 +85,9 @@ const (
 
 // touched is what one pass has to look at, beyond the Services it is about.
 type touched struct {
-	mode    moveMode
-	keys    []abi.FrontendKey
-	emptied []*port    // fewer frontends refer to them
-	noted   []*service // something of theirs failed
+	mode  moveMode
+	keys  []abi.FrontendKey
+	ports []*port // fewer frontends refer to them
 }
 
 // claim makes the claims of a Service those of its plan.
@@ -191,7 +190,7 @@ func (r *Reconciler) settle(t *touched) {
 		if !f.present {
 			r.filterRemove(keys[i])
 		}
-		r.note(winners[i].service, fmt.Errorf("frontend %s: %w", keyString(keys[i]), err), t)
+		r.note(winners[i].service, fmt.Errorf("frontend %s: %w", keyString(keys[i]), err))
 	})
 	for _, key := range gone {
 		r.remove(key, t)
@@ -206,25 +205,27 @@ func (r *Reconciler) refer(f *frontend, v abi.Frontend, holder *port, t *touched
 	r.unrefer(f, t)
 	f.present, f.value, f.holder = true, v, holder
 	if holder != nil {
-		holder.held++
-		if isLocal(v) {
-			holder.heldLocal++
-		}
+		holder.count(v, 1)
 	}
 }
 
 func (r *Reconciler) unrefer(f *frontend, t *touched) {
 	if p := f.holder; p != nil {
-		p.held--
-		if isLocal(f.value) {
-			p.heldLocal--
-		}
-		t.emptied = append(t.emptied, p)
+		p.count(f.value, -1)
+		t.ports = append(t.ports, p)
 	}
 	f.holder = nil
 }
 
-func isLocal(v abi.Frontend) bool { return v.Flags&(abi.FlagInternalLocal|abi.FlagExternalLocal) != 0 }
+// count adds n to the frontends that refer to the port as v does.
+func (p *port) count(v abi.Frontend, n int) {
+	p.held += n
+	for kind := range p.sets {
+		if picks(v.Flags, abi.SetKind(kind)) {
+			p.sets[kind].used += n
+		}
+	}
+}
 
 // remove takes a frontend out of the kernel.
 func (r *Reconciler) remove(key abi.FrontendKey, t *touched) {
@@ -232,7 +233,7 @@ func (r *Reconciler) remove(key abi.FrontendKey, t *touched) {
 	if f.present {
 		if err := r.tables.Frontends.Delete(key); err != nil {
 			f.owner.stuck = append(f.owner.stuck, key)
-			r.note(f.owner, fmt.Errorf("frontend %s: %w", keyString(key), err), t)
+			r.note(f.owner, fmt.Errorf("frontend %s: %w", keyString(key), err))
 			return
 		}
 		r.filterRemove(key)
@@ -251,22 +252,14 @@ func (r *Reconciler) remove(key abi.FrontendKey, t *touched) {
 func wildcard(key abi.FrontendKey) bool { return abi.NetIP(key.Addr).IsUnspecified() }
 
 func (r *Reconciler) filterAdd(key abi.FrontendKey) {
-	if wildcard(key) {
-		return
+	if !wildcard(key) {
+		r.filterHold(key.Addr)
 	}
-	bit := abi.FilterBit(key.Addr)
-	r.filter[bit]++
-	r.tables.Filter.Set(bit)
 }
 
 func (r *Reconciler) filterRemove(key abi.FrontendKey) {
-	if wildcard(key) {
-		return
-	}
-	bit := abi.FilterBit(key.Addr)
-	if r.filter[bit]--; r.filter[bit] == 0 {
-		delete(r.filter, bit)
-		r.tables.Filter.Clear(bit)
+	if !wildcard(key) {
+		r.filterDrop(key.Addr)
 	}
 }
 

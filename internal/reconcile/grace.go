@@ -2,7 +2,11 @@
 
 package reconcile
 
-import "context"
+import (
+	"context"
+
+	"github.com/beeline-net/beeline/internal/abi"
+)
 
 // retired is what no table refers to any more, but programs that started
 // before may still be using.
@@ -10,12 +14,18 @@ type retired struct {
 	ports    []*port
 	backends []uint32
 	slots    []extent
-	// locals are living ports whose Local set no frontend uses any more.
-	locals []*port
+	// sets are those of living ports that no frontend uses any more.
+	sets []portSet
+}
+
+// portSet is one of a port's sets.
+type portSet struct {
+	port *port
+	kind abi.SetKind
 }
 
 func (b *retired) empty() bool {
-	return len(b.ports)+len(b.backends)+len(b.slots)+len(b.locals) == 0
+	return len(b.ports)+len(b.backends)+len(b.slots)+len(b.sets) == 0
 }
 
 // grace keeps what is retired until a grace period has passed: until every
@@ -101,7 +111,7 @@ func (b *retired) add(o *retired) {
 	b.ports = append(b.ports, o.ports...)
 	b.backends = append(b.backends, o.backends...)
 	b.slots = append(b.slots, o.slots...)
-	b.locals = append(b.locals, o.locals...)
+	b.sets = append(b.sets, o.sets...)
 }
 
 // close ends the background work.

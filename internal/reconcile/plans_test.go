@@ -19,6 +19,7 @@ type spec struct {
 	frontends []string // "10.0.0.1:80"; "0.0.0.0:30080" is a NodePort
 	backends  []string // "10.1.0.1:8080", and after a space what is special: "local", "terminating", "draining"
 	local     bool     // external traffic policy Local
+	inLocal   bool     // internal traffic policy Local
 	affinity  time.Duration
 	protocol  model.Protocol
 }
@@ -54,7 +55,7 @@ func portOf(name model.Name, sp spec) plan.Port {
 		}
 		p.Frontends = append(p.Frontends, plan.Frontend{
 			FrontendKey: plan.FrontendKey{Addr: at.Addr(), Port: at.Port(), Protocol: sp.protocol},
-			Kind:        kind, ExternalLocal: sp.local, AffinityTimeout: sp.affinity,
+			Kind:        kind, InternalLocal: sp.inLocal, ExternalLocal: sp.local, AffinityTimeout: sp.affinity,
 		})
 	}
 	for _, b := range sp.backends {
@@ -71,21 +72,25 @@ func portOf(name model.Name, sp spec) plan.Port {
 		p.Backends = append(p.Backends, plan.Backend{Addr: netip.MustParseAddrPort(addr), State: state, Local: special == "local"})
 	}
 	slices.SortFunc(p.Backends, func(a, b plan.Backend) int { return a.Addr.Compare(b.Addr) })
-	fillSets(&p, sp.local)
+	fillSets(&p, !sp.local || !sp.inLocal, sp.local || sp.inLocal)
 	return p
 }
 
-func fillSets(p *plan.Port, local bool) {
+func fillSets(p *plan.Port, cluster, local bool) {
+	usable := false
 	for i, b := range p.Backends {
 		if b.State == plan.Draining {
 			continue
 		}
-		p.Cluster.Members = append(p.Cluster.Members, i)
+		usable = true
+		if cluster {
+			p.Cluster.Members = append(p.Cluster.Members, i)
+		}
 		if local && b.Local {
 			p.Local.Members = append(p.Local.Members, i)
 		}
 	}
-	if local && len(p.Local.Members) == 0 && len(p.Cluster.Members) > 0 {
+	if local && len(p.Local.Members) == 0 && usable {
 		p.Local.Empty = plan.Drop
 	}
 }
@@ -175,7 +180,7 @@ func (g *generator) service(i int) plan.Service {
 }
 
 func (g *generator) spec(name string) *spec {
-	s := &spec{port: name, local: g.IntN(3) == 0}
+	s := &spec{port: name, local: g.IntN(3) == 0, inLocal: g.IntN(3) == 0}
 	if g.IntN(4) == 0 {
 		s.affinity = time.Duration(g.IntN(3)) * time.Hour
 	}

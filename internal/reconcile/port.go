@@ -23,25 +23,23 @@ type port struct {
 	indexed bool // index is taken
 	named   bool // the kernel has its name
 	ready   bool // what is wanted is published, frontends may refer to it
-	// Frontends in the kernel that refer to it, and those of them by which
-	// some clients pick from the Local set.
-	held, heldLocal int
+	held    int  // frontends in the kernel that refer to it
 
 	sets [abi.SetKinds]set
 	// backends are the indexes of its backends, by address; the surplus ones
 	// are no longer wanted, but may still be in a set.
 	backends, surplus []uint32
-	// leaving is set while the Local set, which no frontend uses any more, is
-	// among what is retired.
-	leaving *retired
-	retired bool
-	problem error // why its name could not be deleted
+	retired           bool
+	problem           error // why its name could not be deleted
 }
 
 // set is what the kernel has of a backend set.
 type set struct {
 	word  uint64
 	owned bool // the word's slots are taken from Reconciler.slots
+	used  int  // frontends in the kernel by which some clients pick from it
+	// leaving is where it is retired, because no frontend uses it any more.
+	leaving *retired
 }
 
 func (s set) extent() extent {
@@ -94,7 +92,7 @@ func (r *Reconciler) register(work []*service) {
 				}
 			}
 			if err != nil {
-				s.note(fmt.Errorf("port %v: %w", id, err))
+				r.note(s, fmt.Errorf("port %v: %w", id, err))
 				continue
 			}
 			ports, numbers, names = append(ports, p), append(numbers, p.index), append(names, name)
@@ -102,7 +100,7 @@ func (r *Reconciler) register(work []*service) {
 	}
 	putAll(r.tables.Services, numbers, names, func(i int, err error) {
 		if ports[i].named = err == nil; err != nil {
-			ports[i].owner.note(fmt.Errorf("port %v: %w", ports[i].id, err))
+			r.note(ports[i].owner, fmt.Errorf("port %v: %w", ports[i].id, err))
 		}
 	})
 }
@@ -115,14 +113,13 @@ func (r *Reconciler) publishPort(p *port, w *plan.Port) error {
 	if err := r.placeBackends(p, w); err != nil {
 		return err
 	}
-	if err := r.publishSet(p, abi.SetCluster, w.Cluster); err != nil {
-		return err
-	}
-	if usesLocal(w) {
-		if err := r.publishSet(p, abi.SetLocal, w.Local); err != nil {
-			return err
+	for kind, members := range [...]plan.Set{abi.SetCluster: w.Cluster, abi.SetLocal: w.Local} {
+		if kind := abi.SetKind(kind); uses(w, kind) {
+			if err := r.publishSet(p, kind, members); err != nil {
+				return err
+			}
+			p.sets[kind].leaving = nil
 		}
-		p.leaving = nil
 	}
 	p.ready = true
 	return nil
@@ -144,11 +141,21 @@ func check(w *plan.Port) error {
 	return nil
 }
 
-// usesLocal reports whether a frontend may pick from the Local set. Where none
-// does, the plan leaves it empty, but programs that have read the frontends
-// before may still pick from it.
-func usesLocal(w *plan.Port) bool {
-	return slices.ContainsFunc(w.Frontends, func(f plan.Frontend) bool { return f.InternalLocal || f.ExternalLocal })
+// uses reports whether a frontend of the port may pick from a set. Where none
+// does, the plan leaves the set empty, but programs that have read a frontend
+// as it was before may still pick from it.
+func uses(w *plan.Port, kind abi.SetKind) bool {
+	return slices.ContainsFunc(w.Frontends, func(f plan.Frontend) bool { return picks(frontendFlags(f), kind) })
+}
+
+// picks reports whether some clients of a frontend with these flags pick from
+// a set: those inside the cluster or those outside.
+func picks(flags uint32, kind abi.SetKind) bool {
+	const both = abi.FlagInternalLocal | abi.FlagExternalLocal
+	if kind == abi.SetLocal {
+		return flags&both != 0
+	}
+	return flags&both != both
 }
 
 // placeBackends gives every wanted backend an entry, updates those there are,
@@ -227,7 +234,7 @@ func (r *Reconciler) publishSet(p *port, kind abi.SetKind, w plan.Set) error {
 	if r.holds(p, kind, w) {
 		return nil
 	}
-	fresh := set{word: abi.EmptySetWord(emptySet(w.Empty))}
+	word, owned := abi.EmptySetWord(emptyVerdict(w.Empty)), false
 	if len(w.Members) > 0 {
 		e, ok := r.slots.alloc(uint32(len(w.Members)))
 		if !ok {
@@ -236,13 +243,14 @@ func (r *Reconciler) publishSet(p *port, kind abi.SetKind, w plan.Set) error {
 		for i, m := range w.Members {
 			r.tables.Slots.Store(e.base+uint32(i), p.backends[m])
 		}
-		fresh = set{word: abi.SetWord(e.base, e.count), owned: true}
+		word, owned = abi.SetWord(e.base, e.count), true
 	}
-	r.tables.Sets.Store(p.index, kind, fresh.word)
-	if old := p.sets[kind]; old.owned {
-		r.grace.collecting.slots = append(r.grace.collecting.slots, old.extent())
+	s := &p.sets[kind]
+	r.tables.Sets.Store(p.index, kind, word)
+	if s.owned {
+		r.grace.collecting.slots = append(r.grace.collecting.slots, s.extent())
 	}
-	p.sets[kind] = fresh
+	s.word, s.owned = word, owned
 	return nil
 }
 
@@ -251,7 +259,7 @@ func (r *Reconciler) holds(p *port, kind abi.SetKind, w plan.Set) bool {
 	have := p.sets[kind]
 	e := have.extent()
 	if len(w.Members) == 0 {
-		return have.word == abi.EmptySetWord(emptySet(w.Empty))
+		return have.word == abi.EmptySetWord(emptyVerdict(w.Empty))
 	}
 	if !have.owned || int(e.count) != len(w.Members) {
 		return false
@@ -264,7 +272,7 @@ func (r *Reconciler) holds(p *port, kind abi.SetKind, w plan.Set) bool {
 	return true
 }
 
-func emptySet(e plan.Empty) abi.EmptySet {
+func emptyVerdict(e plan.Empty) abi.EmptySet {
 	if e == plan.Drop {
 		return abi.EmptyDrop
 	}
@@ -285,15 +293,18 @@ func (r *Reconciler) retirePort(p *port) {
 	}
 }
 
-// retireLeftovers takes back a Local set that no frontend uses, and surplus
-// backends.
+// retireLeftovers takes back sets that no frontend uses, and surplus backends.
 func (r *Reconciler) retireLeftovers(p *port) {
-	if p.sets[abi.SetLocal].word != 0 && !usesLocal(p.want) && p.leaving == nil {
-		if p.heldLocal > 0 {
-			return // clients still come to the Local set, surplus backends and all
+	for kind := range p.sets {
+		s := &p.sets[kind]
+		if s.word == 0 || s.leaving != nil || uses(p.want, abi.SetKind(kind)) {
+			continue
 		}
-		p.leaving = r.grace.collecting
-		r.grace.collecting.locals = append(r.grace.collecting.locals, p)
+		if s.used > 0 {
+			return // clients still come to this set, surplus backends and all
+		}
+		s.leaving = r.grace.collecting
+		r.grace.collecting.sets = append(r.grace.collecting.sets, portSet{p, abi.SetKind(kind)})
 	}
 	for _, i := range p.surplus {
 		b := r.tables.Backends.Load(i)
@@ -304,21 +315,16 @@ func (r *Reconciler) retireLeftovers(p *port) {
 	p.surplus = nil
 }
 
-// emptyLocal ends a Local set that no program can pick from any more.
-func (r *Reconciler) emptyLocal(p *port) {
-	p.leaving = nil
-	r.emptySet(p, abi.SetLocal)
-}
-
+// emptySet ends a set that no program can pick from any more.
 func (r *Reconciler) emptySet(p *port, kind abi.SetKind) {
-	s := p.sets[kind]
+	s := &p.sets[kind]
 	if s.word != 0 {
 		r.tables.Sets.Store(p.index, kind, 0)
 	}
 	if s.owned {
 		r.slots.release(s.extent())
 	}
-	p.sets[kind] = set{}
+	s.word, s.owned, s.leaving = 0, false, nil
 }
 
 // freeBackend ends a backend that no program can pick any more: it gets

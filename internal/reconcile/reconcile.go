@@ -51,10 +51,18 @@ type Options struct {
 // Reconciler owns the tables that the agent writes. Its methods must be called
 // from one goroutine; Wake may be waited for in any.
 type Reconciler struct {
+	state
 	tables *maps.Tables
 	log    *slog.Logger
 	now    func() time.Time
+	grace  *grace
+	totals Stats
+	// kept are addresses that Keep holds in the filter.
+	kept []abi.IP
+}
 
+// state is what is wanted and what there is.
+type state struct {
 	services map[model.Name]*service
 	// unowned holds what Restore found and no Service port's name explains.
 	unowned *service
@@ -68,13 +76,24 @@ type Reconciler struct {
 	numbers  *indexes // of Service ports
 	backends *indexes
 	slots    *extents
-	grace    *grace
 
 	closing     []*port // retired, but the name could not be deleted yet
 	closingNext time.Time
 
-	pass   uint64 // counts passes, to visit a frontend once in each
-	totals Stats
+	pass  uint64     // counts passes, to visit a frontend once in each
+	noted []*service // that the present call is not about, with errors
+}
+
+func newState(tables *maps.Tables) state {
+	return state{
+		services: map[model.Name]*service{}, unowned: &service{},
+		failing:   map[*service]struct{}{},
+		frontends: map[abi.FrontendKey]*frontend{}, contested: map[abi.FrontendKey]struct{}{},
+		filter:   map[uint32]int{},
+		numbers:  newIndexes(tables.Sets.Services()),
+		backends: newIndexes(tables.Backends.Len()),
+		slots:    newExtents(tables.Slots.Len()),
+	}
 }
 
 // service is one Service: what is wanted and what there is.
@@ -89,8 +108,7 @@ type service struct {
 	stuck   []abi.FrontendKey
 	problem *Problem
 	errs    []error // of the present pass
-	pass    uint64  // the last that it took part in
-	queued  bool    // is in the work of the present call
+	queued  bool    // is part of the present call, or noted in it
 }
 
 // errNoRoom is the error of a write that needs numbers which are all in use.
@@ -113,17 +131,7 @@ func New(tables *maps.Tables, o Options) *Reconciler {
 	if o.Wait == nil {
 		o.Wait = maps.WaitForPrograms
 	}
-	r := &Reconciler{
-		log: o.Log, now: o.Now,
-		services: map[model.Name]*service{}, unowned: &service{},
-		failing:   map[*service]struct{}{},
-		frontends: map[abi.FrontendKey]*frontend{}, contested: map[abi.FrontendKey]struct{}{},
-		filter:   map[uint32]int{},
-		numbers:  newIndexes(tables.Sets.Services()),
-		backends: newIndexes(tables.Backends.Len()),
-		slots:    newExtents(tables.Slots.Len()),
-		grace:    newGrace(o.Wait),
-	}
+	r := &Reconciler{state: newState(tables), log: o.Log, now: o.Now, grace: newGrace(o.Wait)}
 	r.tables = maps.Watch(tables, maps.Watcher{Wrote: r.totals.count})
 	return r
 }
@@ -146,7 +154,7 @@ func (r *Reconciler) Apply(ctx context.Context, plans []plan.Service) Stats {
 	for _, p := range plans {
 		s := r.service(p.Name)
 		s.want, s.named = p, true
-		if !s.queued {
+		if !s.queued { // named twice: the last plan counts
 			s.queued = true
 			work = append(work, s)
 		}
@@ -172,7 +180,7 @@ func (r *Reconciler) Retry(ctx context.Context) Stats {
 	return r.account(before, start, len(due))
 }
 
-// Prune removes what Restore found and no plan has named since. Call it once
+// Prune removes what Restore found and nobody has named since. Call it once
 // all sources have told everything they know, and not before.
 func (r *Reconciler) Prune(ctx context.Context) Stats {
 	before, start := r.totals, r.now()
@@ -192,6 +200,7 @@ func (r *Reconciler) Prune(ctx context.Context) Stats {
 		work = append(work, r.unowned)
 	}
 	r.run(ctx, work)
+	r.pruneFilter()
 	return r.account(before, start, len(work))
 }
 
@@ -219,9 +228,12 @@ func (r *Reconciler) service(name model.Name) *service {
 // room get it from what is retired and, only if that does not help, from the
 // holders of frontends that should move to them.
 func (r *Reconciler) run(ctx context.Context, work []*service) {
+	for _, s := range work {
+		s.queued = true
+	}
 	r.once(work, moveInPlace)
 	for _, mode := range [...]moveMode{moveInPlace, moveByRemoval, moveInPlace} {
-		starved := slices.DeleteFunc(slices.Clone(work), func(s *service) bool { return !s.starved() })
+		starved := slices.DeleteFunc(slices.Clone(work), func(s *service) bool { return !slices.ContainsFunc(s.errs, full) })
 		if len(starved) == 0 {
 			break
 		}
@@ -231,8 +243,11 @@ func (r *Reconciler) run(ctx context.Context, work []*service) {
 		}
 		r.once(starved, mode)
 	}
-	for _, s := range work {
+	concerned := append(work, r.noted...)
+	r.noted = nil
+	for _, s := range concerned {
 		s.queued = false
+		r.conclude(s)
 		r.forget(s)
 	}
 }
@@ -243,28 +258,25 @@ func (r *Reconciler) once(work []*service, mode moveMode) {
 		return
 	}
 	r.pass++
-	touched := &touched{mode: mode}
+	t := &touched{mode: mode}
 	for _, s := range work {
-		s.pass = r.pass
+		s.errs = nil
 		r.adopt(s)
-		r.claim(s, touched)
+		r.claim(s, t)
 	}
 	r.register(work)
 	for _, s := range work {
 		r.publish(s)
 	}
-	r.settle(touched)
+	r.settle(t)
 	for _, s := range work {
-		touched.emptied = append(touched.emptied, s.ports...)
+		t.ports = append(t.ports, s.ports...)
 	}
-	for _, p := range touched.emptied {
+	for _, p := range t.ports {
 		r.retirePort(p)
 	}
 	r.grace.start()
-	for _, s := range slices.Concat(work, touched.noted) {
-		r.conclude(s)
-	}
-	for _, p := range touched.emptied {
+	for _, p := range t.ports {
 		r.forget(p.owner)
 	}
 }
@@ -278,7 +290,7 @@ func (r *Reconciler) publish(s *service) {
 			continue
 		}
 		if err := r.publishPort(p, w); err != nil {
-			s.note(fmt.Errorf("port %v: %w", w.ID, err))
+			r.note(s, fmt.Errorf("port %v: %w", w.ID, err))
 		}
 	}
 }
@@ -288,9 +300,9 @@ func (r *Reconciler) reclaim(b *retired) {
 	if b == nil {
 		return
 	}
-	for _, p := range b.locals {
-		if p.leaving == b { // otherwise it is in use again
-			r.emptyLocal(p)
+	for _, s := range b.sets {
+		if s.port.sets[s.kind].leaving == b { // otherwise it is in use again
+			r.emptySet(s.port, s.kind)
 		}
 	}
 	for _, i := range b.backends {
@@ -317,7 +329,7 @@ func (r *Reconciler) reclaim(b *retired) {
 
 // forget drops the record of a Service of which nothing is left.
 func (r *Reconciler) forget(s *service) {
-	if s.named && s.problem == nil && len(s.ports)+len(s.keys)+len(s.stuck) == 0 && s != r.unowned {
+	if s.named && !s.queued && s.problem == nil && len(s.ports)+len(s.keys)+len(s.stuck) == 0 && s != r.unowned {
 		delete(r.services, s.name)
 	}
 }

@@ -55,7 +55,7 @@ func kernelTables(t testing.TB, sizes map[string]uint32) *maps.Tables {
 func smallKernel(t testing.TB) *maps.Tables {
 	return kernelTables(t, map[string]uint32{
 		abi.MapFrontends: 100, abi.MapServices: 150, abi.MapSets: 150 * abi.SetKinds,
-		abi.MapSlots: 2000, abi.MapBackends: 600,
+		abi.MapSlots: 2000, abi.MapBackends: 600, abi.MapPeers: 1, abi.MapAffinities: 1,
 	})
 }
 

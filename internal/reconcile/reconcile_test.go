@@ -3,10 +3,10 @@
 package reconcile
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -45,6 +45,13 @@ var scripts = map[string][][]plan.Service{
 		{serviceOf("a", spec{frontends: []string{"10.0.0.1:80"}, backends: []string{"10.1.0.2:8080"}})},
 		{serviceOf("a", spec{local: true, frontends: []string{"10.0.0.1:80"}, backends: []string{"10.1.0.2:8080", "10.1.0.3:8080"}})},
 		{serviceOf("a", spec{local: true, frontends: []string{"10.0.0.1:80"}, backends: []string{"10.1.0.2:8080 local", "10.1.0.3:8080"}})},
+	},
+	"both traffic policies to Local and back, the endpoints changing": {
+		{serviceOf("a", spec{frontends: []string{"10.0.0.1:80"}, backends: []string{"10.1.0.1:8080 local", "10.1.0.2:8080"}})},
+		{serviceOf("a", spec{local: true, inLocal: true, frontends: []string{"10.0.0.1:80"}, backends: []string{"10.1.0.1:8080 local", "10.1.0.3:8080"}})},
+		{serviceOf("a", spec{inLocal: true, frontends: []string{"10.0.0.1:80"}, backends: []string{"10.1.0.1:8080 local"}})},
+		{serviceOf("a", spec{local: true, inLocal: true, frontends: []string{"10.0.0.1:80"}, backends: []string{"10.1.0.2:8080"}})},
+		{serviceOf("a", spec{frontends: []string{"10.0.0.1:80"}, backends: []string{"10.1.0.2:8080"}})},
 	},
 	"a frontend moves, named first by who loses it": {
 		{serviceOf("a", spec{frontends: []string{"10.0.0.1:80"}, backends: []string{"10.1.0.1:8080"}}),
@@ -156,7 +163,7 @@ func runRestarting(t *testing.T, tables *maps.Tables, script [][]plan.Service) {
 		if stats := w.apply(w.all()...); stats.Writes() != 0 {
 			t.Errorf("apply after a restart: %+v", stats)
 		}
-		if stats := w.r.Prune(context.Background()); stats.Writes() != 0 {
+		if stats := w.r.Prune(t.Context()); stats.Writes() != 0 {
 			t.Errorf("prune after a restart: %+v", stats)
 		}
 		w.converged()
@@ -221,7 +228,7 @@ func runDying(t *testing.T, tables makeTables, script [][]plan.Service) {
 			dead := w.applyUntil(dying, script[last]...)
 			w.kill()
 			w.apply(w.all()...)
-			w.r.Prune(context.Background())
+			w.r.Prune(t.Context())
 			w.elapse()
 			w.converged()
 			w.empty()
@@ -244,7 +251,7 @@ func runRandom(t *testing.T, tables makeTables, seeds int) {
 			w := newWorld(t, tables(t))
 			g := newGenerator(uint64(seed))
 			for range 25 {
-				w.step(g)
+				w.step(g, func() { w.settle(); w.converged() })
 			}
 			w.settle()
 			w.converged()
@@ -253,7 +260,7 @@ func runRandom(t *testing.T, tables makeTables, seeds int) {
 	}
 }
 
-func (w *world) step(g *generator) {
+func (w *world) step(g *generator, converge func()) {
 	w.fail = func(maps.Write) error {
 		if g.IntN(10) == 0 {
 			return errInjected
@@ -267,15 +274,14 @@ func (w *world) step(g *generator) {
 		w.applyUntil(g.IntN(40)+1, plans...)
 		w.kill()
 		w.apply(w.all()...)
-		w.r.Prune(context.Background())
+		w.r.Prune(w.t.Context())
 	case 1:
 		w.apply(plans...)
-		w.settle()
-		w.converged()
+		converge()
 	case 2:
 		w.clock = w.clock.Add(time.Duration(g.IntN(60)) * time.Second)
 		w.apply(plans...)
-		w.r.Retry(context.Background())
+		w.r.Retry(w.t.Context())
 		w.check()
 	case 3:
 		w.apply(plans...)
@@ -360,7 +366,7 @@ func TestNothingRestoredIsRemovedBeforePrune(t *testing.T) {
 	w.elapse()
 	w.converged() // b is still there
 	w.want(plan.Service{Name: b.Name})
-	w.r.Prune(context.Background())
+	w.r.Prune(t.Context())
 	w.elapse()
 	w.converged()
 }
@@ -503,11 +509,11 @@ func TestFailureIsReportedWithItsObject(t *testing.T) {
 		t.Fatalf("pending: %+v", pending)
 	}
 	for attempts := 2; attempts < 15; attempts++ {
-		if stats := w.r.Retry(context.Background()); stats.Services != 0 {
+		if stats := w.r.Retry(t.Context()); stats.Services != 0 {
 			t.Fatal("retried before it was due")
 		}
 		w.clock = w.r.NextRetry()
-		w.r.Retry(context.Background())
+		w.r.Retry(t.Context())
 		if p := w.r.Pending()[0]; p.Attempts != attempts || p.Since != first || p.Next.Sub(w.clock) > retryMax {
 			t.Fatalf("attempt %d: %+v", attempts, p)
 		}
@@ -528,7 +534,7 @@ var damage = map[string]func(tables *maps.Tables){
 	"name out of range":     func(m *maps.Tables) { n, _, _ := m.Services.Get(0); must(m.Services.Put(1<<20, n)) },
 	"frontend nowhere":      func(m *maps.Tables) { must(m.Frontends.Put(abi.FrontendKey{Port: 9}, abi.Frontend{Service: 1 << 30})) },
 	"frontend to nobody":    func(m *maps.Tables) { must(m.Frontends.Put(abi.FrontendKey{Port: 9}, abi.Frontend{Service: 21})) },
-	"filter bit lost":       func(m *maps.Tables) { m.Filter.Clear(abi.FilterBit(abi.IP{Word: [4]uint32{0, 0, 0, 1}})) },
+	"filter bit lost":       func(m *maps.Tables) { m.Filter.Clear(abi.FilterBit(abi.Addr(netip.MustParseAddr("10.0.0.2")))) },
 	"filter bit too many":   func(m *maps.Tables) { m.Filter.Set(4711) },
 	"set beyond the slots":  func(m *maps.Tables) { m.Sets.Store(1, abi.SetLocal, abi.SetWord(1<<31, 5)) },
 	"set of nobody":         func(m *maps.Tables) { m.Sets.Store(20, abi.SetCluster, abi.SetWord(0, 2)) },
@@ -564,11 +570,87 @@ func TestRestoreMendsDamage(t *testing.T) {
 			spoil(w.tables)
 			w.boot()
 			w.apply(w.all()...)
-			w.r.Prune(context.Background())
+			w.r.Prune(t.Context())
 			w.elapse()
 			w.converged()
 			w.empty()
 		})
+	}
+}
+
+func TestVerifyAndRepair(t *testing.T) {
+	for name, spoil := range damage {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, smallTables())
+			w.apply(
+				withAddresses(serviceOf("a", spec{frontends: []string{"10.0.0.1:80"}, backends: []string{"10.1.0.1:8080", "10.1.0.2:8080"}}), "10.0.0.1"),
+				serviceOf("b", spec{local: true, frontends: []string{"10.0.0.2:80"}, backends: []string{"10.1.0.3:8080"}}),
+				serviceOf("c", spec{frontends: []string{"10.0.0.3:80"}, backends: []string{"10.1.0.4:8080"}}))
+			if _, err := w.r.Verify(t.Context()); !errors.Is(err, ErrBusy) {
+				t.Errorf("verify before Prune: %v", err)
+			}
+			w.r.Prune(t.Context())
+			w.elapse()
+			w.converged()
+			if drifts, err := w.r.Verify(t.Context()); err != nil || len(drifts) > 0 {
+				t.Fatalf("verify of untouched tables: %+v, %v", drifts, err)
+			}
+			w.reader = nil
+			spoil(w.tables)
+			drifts, err := w.r.Verify(t.Context())
+			if err != nil || len(drifts) == 0 != (name == "nothing") {
+				t.Fatalf("drifts: %+v, %v", drifts, err)
+			}
+			t.Logf("%+v", drifts)
+			w.gate <- struct{}{}
+			if _, err := w.r.Repair(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			w.elapse()
+			w.converged()
+			if drifts, err := w.r.Verify(t.Context()); err != nil || len(drifts) > 0 {
+				t.Fatalf("after the repair: %+v, %v", drifts, err)
+			}
+			w.empty()
+		})
+	}
+}
+
+// While there is no room for an update, the old state stays whole.
+func TestUpdateWithoutRoom(t *testing.T) {
+	w := newWorld(t, maps.NewMemory(maps.Sizes{Frontends: 9, Services: 9, Slots: 5, Backends: 9}))
+	w.apply(manyEndpoints(0, 2), manyEndpoints(1, 2))
+	w.elapse()
+	w.converged()
+	changed := manyEndpoints(0, 2)
+	changed.Ports[0].Backends[0].Addr = netip.MustParseAddrPort("10.9.9.9:1")
+	w.apply(changed)
+	w.elapse()
+	w.clock = w.clock.Add(time.Hour)
+	w.r.Retry(t.Context())
+	w.elapse()
+	if p := w.r.Pending(); len(p) != 1 || !p[0].Full || p[0].Attempts != 2 {
+		t.Fatalf("pending: %+v", p)
+	}
+	w.apply(plan.Service{Name: manyEndpoints(1, 0).Name})
+	w.settle()
+	w.converged()
+}
+
+// Random histories in tables that are too small for most of them.
+func TestRandomSequencesWithoutRoom(t *testing.T) {
+	for seed := range uint64(60) {
+		w := newWorld(t, maps.NewMemory(maps.Sizes{Frontends: 9, Services: 5, Slots: 30, Backends: 16}))
+		w.hurried = true
+		g := newGenerator(seed)
+		for range 25 {
+			w.step(g, w.settleWhatFits)
+			for _, a := range w.allowed {
+				a.absent = true // for want of room
+			}
+		}
+		w.settleWhatFits()
+		w.empty()
 	}
 }
 
@@ -586,7 +668,7 @@ func TestPlanThatBreaksItsPromises(t *testing.T) {
 			s.Ports = slices.Clone(a.Ports)
 			s.Ports[0].Backends = slices.Clone(s.Ports[0].Backends)
 			spoil(&s.Ports[0])
-			w.r.Apply(context.Background(), []plan.Service{s})
+			w.r.Apply(t.Context(), []plan.Service{s})
 			if len(w.r.Pending()) != 1 || w.r.present != 0 {
 				t.Errorf("pending %+v, %d frontends", w.r.Pending(), w.r.present)
 			}
@@ -597,6 +679,35 @@ func TestPlanThatBreaksItsPromises(t *testing.T) {
 	}
 }
 
+func TestKeep(t *testing.T) {
+	w := newWorld(t, smallTables())
+	node, vip := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("10.0.0.1")
+	has := func(addr netip.Addr) bool { return w.tables.Filter.Has(abi.FilterBit(abi.Addr(addr))) }
+	a := serviceOf("a", spec{frontends: []string{"10.0.0.1:80"}})
+	w.apply(a)
+	w.r.Keep([]netip.Addr{node, vip})
+	w.r.Prune(t.Context())
+	w.apply(plan.Service{Name: a.Name})
+	w.elapse()
+	if !has(node) || !has(vip) {
+		t.Errorf("node's bit %v, kept frontend's bit %v", has(node), has(vip))
+	}
+	if drifts, err := w.r.Verify(t.Context()); err != nil || len(drifts) > 0 {
+		t.Errorf("drifts: %+v, %v", drifts, err)
+	}
+	w.kill()
+	if !has(node) {
+		t.Error("the bit went away with the process")
+	}
+	w.r.Keep([]netip.Addr{node})
+	w.r.Prune(t.Context())
+	if !has(node) || has(vip) {
+		t.Errorf("after a restart: node's bit %v, the other %v", has(node), has(vip))
+	}
+	w.r.Keep(nil)
+	w.converged()
+}
+
 func TestWake(t *testing.T) {
 	w := newWorld(t, smallTables())
 	a := serviceOf("a", spec{frontends: []string{"10.0.0.1:80"}, backends: []string{"10.1.0.1:8080"}})
@@ -604,7 +715,7 @@ func TestWake(t *testing.T) {
 	w.apply(plan.Service{Name: a.Name})
 	w.gate <- struct{}{}
 	<-w.r.Wake()
-	w.r.Retry(context.Background())
+	w.r.Retry(t.Context())
 	w.converged()
 }
 

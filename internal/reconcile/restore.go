@@ -28,7 +28,7 @@ func (r *Reconciler) Restore(ctx context.Context) error {
 	l.readBackends()
 	l.readSets()
 	l.refer()
-	l.mendFilter()
+	r.restoreFilter()
 	if len(l.ports) == 0 && len(r.frontends) == 0 {
 		return nil
 	}
@@ -200,18 +200,6 @@ func (l *restoring) refer() {
 	for _, p := range l.ports {
 		if p.owner == l.r.unowned {
 			p.owner.ports = append(p.owner.ports, p)
-		}
-	}
-}
-
-// mendFilter makes the filter that of the frontends found.
-func (l *restoring) mendFilter() {
-	for key := range l.r.frontends {
-		l.r.filterAdd(key)
-	}
-	for bit := range l.r.tables.Filter.Len() {
-		if l.r.tables.Filter.Has(bit) && l.r.filter[bit] == 0 {
-			l.r.tables.Filter.Clear(bit)
 		}
 	}
 }

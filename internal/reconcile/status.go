@@ -100,16 +100,13 @@ func (r *Reconciler) Usage() []Usage {
 	}
 }
 
-// note records that something of the Service failed in this pass.
-func (s *service) note(err error) { s.errs = append(s.errs, err) }
-
-// note is service.note, also for a Service that the pass is not about.
-func (r *Reconciler) note(s *service, err error, t *touched) {
-	if s.pass != r.pass {
-		s.pass = r.pass
-		t.noted = append(t.noted, s)
+// note records that something of the Service failed.
+func (r *Reconciler) note(s *service, err error) {
+	s.errs = append(s.errs, err)
+	if !s.queued {
+		s.queued = true
+		r.noted = append(r.noted, s)
 	}
-	s.note(err)
 }
 
 // starved reports whether the Service needs room.
