@@ -17,7 +17,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/beeline-net/beeline/test/cluster/internal/box"
 	"github.com/beeline-net/beeline/test/cluster/internal/cluster"
 	"github.com/beeline-net/beeline/test/cluster/internal/experiment"
 	"github.com/beeline-net/beeline/test/cluster/internal/kit"
@@ -76,11 +75,17 @@ func (r *runner) run(ctx context.Context, f func(context.Context, *cluster.Clust
 	}
 	c, err := cluster.Start(ctx, r.cfg, k, cache, r.log)
 	if err != nil {
-		cluster.PrintLogs(os.Stderr, cluster.DirsOf(cache, r.cfg.Name))
+		if ctx.Err() == nil {
+			cluster.PrintLogs(os.Stderr, cluster.DirsOf(cache, r.cfg.Name))
+		}
 		return err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
-	return f(ctx, c)
+	err = f(ctx, c)
+	if err != nil && ctx.Err() == nil { // not because it was interrupted
+		c.Explain(ctx, os.Stderr)
+	}
+	return err
 }
 
 func (r *runner) newServe() *cobra.Command {
@@ -89,7 +94,6 @@ func (r *runner) newServe() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return r.run(cmd.Context(), func(ctx context.Context, c *cluster.Cluster) error {
 				if err := c.InstallProxy(ctx, cluster.Proxy(r.proxy)); err != nil {
-					cluster.PrintLogs(os.Stderr, c.Dirs())
 					return err
 				}
 				if err := os.WriteFile(readyFile(c.Dirs()), nil, 0o644); err != nil {
@@ -221,13 +225,15 @@ func (r *runner) newKubectl() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return interactive(cluster.KubectlCommand(cmd.Context(), k.Kubectl(), cluster.DirsOf(cache, r.cfg.Name), args...))
+			kubectl := cluster.KubectlCommand(cmd.Context(), k.Kubectl(), cluster.DirsOf(cache, r.cfg.Name), args...)
+			kubectl.Stdin, kubectl.Stdout, kubectl.Stderr = os.Stdin, os.Stdout, os.Stderr
+			return withStatus(kubectl.Run())
 		},
 	}
 }
 
 func (r *runner) newNode() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use: "node NAME COMMAND...", Short: "Run a command on a node (node1, node2, ...) or in the control plane (control)",
 		Args: cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -235,17 +241,15 @@ func (r *runner) newNode() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			text, err := os.ReadFile(cluster.DirsOf(cache, r.cfg.Name).PidOf(args[0]))
-			if err != nil {
-				return fmt.Errorf("node %s of cluster %s: %w", args[0], r.cfg.Name, err)
-			}
-			pid, err := strconv.Atoi(string(text))
+			running, err := cluster.StartIn(cmd.Context(), cache, r.cfg.Name, args[0], args[1:]...)
 			if err != nil {
 				return err
 			}
-			return interactive(box.Command(cmd.Context(), pid, args[1:]...))
+			return withStatus(running.Wait())
 		},
 	}
+	cmd.Flags().SetInterspersed(false) // the command's flags are its own
+	return cmd
 }
 
 // exitStatus is that of a command that the user asked for; it becomes ours.
@@ -253,9 +257,7 @@ type exitStatus int
 
 func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
-func interactive(cmd *exec.Cmd) error {
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	err := cmd.Run()
+func withStatus(err error) error {
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.ExitCode() > 0 {
 		return exitStatus(exit.ExitCode())
@@ -272,11 +274,7 @@ Beeline, sees that it works, and removes the cluster.`,
 			table := experiment.NewTable()
 			err := r.run(cmd.Context(), func(ctx context.Context, c *cluster.Cluster) error {
 				table.Step("cluster is up, without a service proxy", nil)
-				err := experiment.Run(ctx, c, cluster.Proxy(r.proxy), table)
-				if err != nil {
-					cluster.PrintLogs(os.Stderr, c.Dirs())
-				}
-				return err
+				return experiment.Run(ctx, c, cluster.Proxy(r.proxy), table)
 			})
 			table.Step("everything is removed", err)
 			table.Print(os.Stdout)

@@ -43,6 +43,9 @@ type Spec struct {
 	Binds []Bind
 	// Files are written into the root, path to content.
 	Files map[string]string
+	// Pretend shows files of the box's own in place of the machine's, path to
+	// content. What is written to them stays in the box.
+	Pretend map[string]string
 	// Processes run from the start and are started again when they end.
 	Processes []Process
 }
@@ -129,7 +132,8 @@ func (b *Box) Close() error {
 	return err
 }
 
-// Command is a command inside the box whose first process is pid.
+// Command is a command inside the box whose first process is pid. To be one of
+// its processes in all respects, it must be started in the box's cgroup.
 func Command(ctx context.Context, pid int, args ...string) *exec.Cmd {
 	enter := []string{"--target", strconv.Itoa(pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--"}
 	return exec.CommandContext(ctx, "nsenter", append(enter, args...)...)

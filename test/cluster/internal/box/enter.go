@@ -97,6 +97,19 @@ func (m *mounter) bindFile(from, to string) {
 	}
 }
 
+// pretend binds files over others of the same path.
+func (m *mounter) pretend(files map[string]string) {
+	for path, content := range files {
+		from := filepath.Join(m.root, "/run/pretend", path)
+		if m.err == nil {
+			m.err = writeFile(from, content)
+		}
+		if m.err == nil {
+			m.err = unix.Mount(from, filepath.Join(m.root, path), "", unix.MS_BIND, "")
+		}
+	}
+}
+
 // symlink makes a link below root.
 func (m *mounter) symlink(target, link string) {
 	if m.err == nil {
@@ -133,6 +146,7 @@ func buildRoot(spec Spec, hierarchies []hierarchy) error {
 	for _, b := range spec.Binds {
 		m.bind(b)
 	}
+	m.pretend(spec.Pretend)
 	if m.err != nil {
 		return m.err
 	}

@@ -173,6 +173,10 @@ func (c *Cluster) configure(ctx context.Context) error {
 	if _, err := c.Kubectl(ctx, "wait", "node", "--all", "--for=condition=Ready", "--timeout=180s"); err != nil {
 		return fmt.Errorf("wait for the nodes: %w", err)
 	}
+	// Without it, no pod can be made.
+	if _, err := c.Kubectl(ctx, "wait", "serviceaccount/default", "--for=create", "--timeout=60s"); err != nil {
+		return fmt.Errorf("wait for the default ServiceAccount: %w", err)
+	}
 	return nil
 }
 

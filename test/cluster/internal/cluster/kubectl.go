@@ -7,8 +7,14 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
+
+	"github.com/beeline-net/beeline/internal/lab"
+	"github.com/beeline-net/beeline/test/cluster/internal/box"
+	"github.com/beeline-net/beeline/test/cluster/internal/kit"
 )
 
 // Kubectl runs kubectl as the administrator and returns its standard output.
@@ -31,6 +37,27 @@ func (c *Cluster) kubectl(ctx context.Context, stdin string, args ...string) (st
 		return stdout.String(), fmt.Errorf("kubectl %s: %w: %s", args[0], err, strings.TrimSpace(stderr.String()))
 	}
 	return stdout.String(), nil
+}
+
+// StartIn starts a command on a node or in the control plane of the cluster of
+// that name, with our standard files.
+func StartIn(ctx context.Context, cache kit.Cache, name, boxName string, args ...string) (*exec.Cmd, error) {
+	c := &Cluster{cfg: Config{Name: name}}
+	text, err := os.ReadFile(DirsOf(cache, name).PidOf(boxName))
+	if err != nil {
+		return nil, fmt.Errorf("%s of cluster %s: %w", boxName, name, err)
+	}
+	pid, err := strconv.Atoi(string(text))
+	if err != nil {
+		return nil, err
+	}
+	mount, err := lab.CgroupMount()
+	if err != nil {
+		return nil, err
+	}
+	cmd := box.Command(ctx, pid, args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	return cmd, lab.Start(cmd, nil, &lab.Cgroup{Path: filepath.Join(mount, c.cgroup(), boxName)})
 }
 
 // KubectlCommand is kubectl for the cluster in dirs.

@@ -3,6 +3,7 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,7 +17,27 @@ import (
 )
 
 // tailLines is how much of each log is printed when something went wrong.
-const tailLines = 12
+const (
+	tailLines   = 8
+	tailColumns = 300
+)
+
+// Explain writes what the API server knows about pods that do not run, and the
+// end of every component's log.
+func (c *Cluster) Explain(ctx context.Context, w io.Writer) {
+	for _, args := range [][]string{
+		{"get", "pods", "--all-namespaces", "--output=wide"},
+		{"get", "events", "--all-namespaces", "--field-selector=type=Warning"},
+		{"logs", "--namespace=kube-system", "--selector=app.kubernetes.io/name=beeline", "--prefix", "--tail=20"},
+	} {
+		text, err := c.Kubectl(ctx, args...)
+		if err != nil {
+			text = err.Error()
+		}
+		fmt.Fprintf(w, "\n--- kubectl %s\n%s", strings.Join(args, " "), text)
+	}
+	PrintLogs(w, c.dirs)
+}
 
 // PrintLogs writes the end of every component's log.
 func PrintLogs(w io.Writer, dirs Dirs) {
@@ -30,7 +51,10 @@ func PrintLogs(w io.Writer, dirs Dirs) {
 			continue
 		}
 		lines := strings.Split(strings.TrimRight(string(text), "\n"), "\n")
-		fmt.Fprintf(w, "\n--- %s\n%s\n", file, strings.Join(lines[max(0, len(lines)-tailLines):], "\n"))
+		fmt.Fprintf(w, "\n--- %s\n", file)
+		for _, line := range lines[max(0, len(lines)-tailLines):] {
+			fmt.Fprintln(w, line[:min(len(line), tailColumns)])
+		}
 	}
 }
 

@@ -73,6 +73,7 @@ func (c *Cluster) startNode(n int, ns *lab.Namespace) error {
 			{From: filepath.Join(state, "containerd"), To: "/var/lib/containerd"},
 			{From: filepath.Join(state, "kubelet"), To: "/var/lib/kubelet"},
 		},
+		Pretend: kubeletSysctls,
 		Processes: []box.Process{
 			{Name: "containerd", Args: []string{"containerd", "--config=/etc/containerd/config.toml"}},
 			{Name: "kubelet", After: containerdSocket, Args: []string{
@@ -82,6 +83,17 @@ func (c *Cluster) startNode(n int, ns *lab.Namespace) error {
 			}},
 		},
 	})
+}
+
+// kubeletSysctls are those of the whole machine that the kubelet sets, and does
+// not start if it cannot. It finds them set.
+var kubeletSysctls = map[string]string{
+	"/proc/sys/vm/overcommit_memory":      "1",
+	"/proc/sys/vm/panic_on_oom":           "0",
+	"/proc/sys/kernel/panic":              "10",
+	"/proc/sys/kernel/panic_on_oops":      "1",
+	"/proc/sys/kernel/keys/root_maxkeys":  "1000000",
+	"/proc/sys/kernel/keys/root_maxbytes": "25000000",
 }
 
 func joinAddrs(addrs []netip.Addr) string {
@@ -115,11 +127,9 @@ func (c *Cluster) nodeFiles(name string, plan nodeNetwork) (map[string]string, e
 }
 
 // kubeletConfig is filled with the CA, the cluster's DNS address, containerd's
-// socket and the node's address. The feature gate lets the kubelet live with
-// sysctls that it may not change: they are the whole machine's.
+// socket and the node's address.
 const kubeletConfig = `apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
-featureGates: {KubeletInUserNamespace: true}
 failCgroupV1: false
 cgroupDriver: cgroupfs
 enforceNodeAllocatable: []
@@ -146,6 +156,7 @@ const containerdConfig = `version = 2
 [grpc]
   address = "%s"
 [plugins."io.containerd.grpc.v1.cri"]
+  restrict_oom_score_adj = true
   sandbox_image = "registry.k8s.io/pause:3.10"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
