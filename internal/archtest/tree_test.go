@@ -9,15 +9,17 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 )
 
-// module is the import path of the product.
-const module = "github.com/beeline-net/beeline"
+const (
+	module = "github.com/beeline-net/beeline" // the import path of the product
+	root   = "../../"                         // of the repository, seen from here
+)
 
 // A tree is all that the rules look at.
 type tree struct {
@@ -49,44 +51,49 @@ func (s *source) imports() []string {
 	return paths
 }
 
-// load reads the repository that this test is part of.
+// load returns the repository that this test is part of.
 func load(t *testing.T) *tree {
 	t.Helper()
-	root, err := filepath.Abs("../..")
+	tr, err := repository()
 	if err != nil {
 		t.Fatal(err)
 	}
+	return tr
+}
+
+// repository is read once for all tests.
+var repository = sync.OnceValues(func() (*tree, error) {
 	tr := &tree{fset: token.NewFileSet()}
-	modules := []string{}
-	err = filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(root, name)
-		if err != nil {
-			return err
-		}
+	var modules []string
+	err := fs.WalkDir(os.DirFS(root), ".", func(name string, d fs.DirEntry, err error) error {
 		switch {
+		case err != nil:
+			return err
 		case d.IsDir() && d.Name() == ".git":
-			return filepath.SkipDir
-		case d.Type().IsRegular():
-			tr.files = append(tr.files, filepath.ToSlash(rel))
-			if d.Name() == "go.mod" && rel != "go.mod" {
-				modules = append(modules, filepath.ToSlash(filepath.Dir(rel))+"/")
-			}
+			return fs.SkipDir
+		case !d.Type().IsRegular():
+			return nil
+		}
+		tr.files = append(tr.files, name)
+		if d.Name() == "go.mod" && name != "go.mod" {
+			modules = append(modules, path.Dir(name)+"/")
 		}
 		return nil
 	})
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	for _, name := range tr.files {
 		if path.Ext(name) != ".go" || strings.Contains(name, "testdata/") {
 			continue
 		}
-		syntax, err := parser.ParseFile(tr.fset, name, read(t, name), parser.ParseComments)
+		content, err := os.ReadFile(root + name)
 		if err != nil {
-			t.Fatal(err)
+			return nil, err
+		}
+		syntax, err := parser.ParseFile(tr.fset, name, content, parser.ParseComments)
+		if err != nil {
+			return nil, err
 		}
 		tr.code = append(tr.code, &source{
 			name:      name,
@@ -97,13 +104,13 @@ func load(t *testing.T) *tree {
 			syntax:    syntax,
 		})
 	}
-	return tr
-}
+	return tr, nil
+})
 
 // read returns the content of one of tree.files.
 func read(t *testing.T, name string) []byte {
 	t.Helper()
-	content, err := os.ReadFile(filepath.Join("../..", name))
+	content, err := os.ReadFile(root + name)
 	if err != nil {
 		t.Fatal(err)
 	}
