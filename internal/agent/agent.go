@@ -82,12 +82,14 @@ func run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	f := newFront(o, dp, tables, probe)
+	f := newFront(o, dp, tables, probe, src)
 	changes := make(chan settings)
 	l := &loop{
 		log:       log,
 		store:     store,
-		planner:   plan.New(planConfig(cfg)),
+		planner:   plan.New(completed(planConfig(cfg), store, src.server)),
+		config:    planConfig(cfg),
+		server:    src.server,
 		reconcile: rec,
 		minPeriod: cfg.Sync.MinPeriod,
 		selfTest:  probe,
@@ -127,18 +129,27 @@ type front struct {
 	metrics   *metrics.Metrics
 }
 
-func newFront(o Options, dp *datapath.Datapath, tables *maps.Tables, probe *selfTest) *front {
+func newFront(o Options, dp *datapath.Datapath, tables *maps.Tables, probe *selfTest, src source) *front {
 	f := &front{o: o, registry: prometheus.NewRegistry()}
 	f.checks = health.NewChecks(time.Now, health.DefaultSchedule(), o.Log,
 		health.NewCheck("programs", func(context.Context) error { return dp.Check() }),
 		probe)
 	f.readiness = health.NewReadiness(time.Now, 2*o.Config.Sync.Period, f.checks)
-	f.nodePorts = health.NewNodePorts(func() bool { return f.readiness.Report().Healthy() }, nil, o.Log)
+	f.nodePorts = health.NewNodePorts(func() bool { return f.readiness.Report().Healthy() }, noHealthPort(o.Config.Node.Name, src), o.Log)
 	f.metrics = metrics.New(f.registry, o.Build, metrics.Reads{
 		Events: func() (map[string]uint64, error) { return readCounters(tables) },
 		Checks: f.passing,
 	})
 	return f
+}
+
+// noHealthPort tells a Service that its health check port could not be opened,
+// with kube-proxy's reason and in its words.
+func noHealthPort(node string, src source) func(health.Target, health.NodePort, error) {
+	return func(t health.Target, p health.NodePort, err error) {
+		src.event(t.Service, noHealthCheck,
+			fmt.Sprintf("node %s failed to start healthcheck %q on port %d: %v", node, t.Service, p.Port, err))
+	}
 }
 
 func readCounters(t *maps.Tables) (map[string]uint64, error) {

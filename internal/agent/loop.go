@@ -5,6 +5,7 @@ package agent
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -17,9 +18,13 @@ import (
 // loop takes changes from the sources to the kernel. It is one goroutine and
 // owns planner and reconciler.
 type loop struct {
-	log       *slog.Logger
-	store     *snapshot.Store
-	planner   *plan.Planner
+	log     *slog.Logger
+	store   *snapshot.Store
+	planner *plan.Planner
+	// config is what the operator decided; the planner has it completed.
+	config plan.Config
+	// server is source.server.
+	server    netip.Addr
 	reconcile *reconcile.Reconciler
 	// minPeriod is how long changes are collected before they are written.
 	minPeriod time.Duration
@@ -94,7 +99,7 @@ func (l *loop) pass(ctx context.Context) {
 		l.log.Debug("waiting for the sources", "missing", l.store.Unsynced())
 		return
 	}
-	p := pass{delta: l.store.Take(), store: l.store, start: time.Now(), synced: complete}
+	p := pass{delta: l.store.Take(), start: time.Now(), synced: complete}
 	if p.delta.Empty() && l.complete == complete {
 		return
 	}
@@ -126,8 +131,9 @@ func (l *loop) apply(ctx context.Context, p pass) {
 
 // configure takes over a changed configuration.
 func (l *loop) configure(ctx context.Context, s settings) {
-	l.minPeriod = s.minPeriod
-	p := pass{store: l.store, start: time.Now(), synced: l.complete, configured: true, plans: l.planner.SetConfig(s.plan)}
+	l.minPeriod, l.config = s.minPeriod, s.plan
+	plans := l.planner.SetConfig(completed(l.config, l.store, l.server))
+	p := pass{start: time.Now(), synced: l.complete, configured: true, plans: plans}
 	if l.complete { // before that, the first complete pass applies everything
 		l.apply(ctx, p)
 	}
@@ -138,6 +144,9 @@ func (l *loop) plan(delta snapshot.Delta) []plan.Service {
 	var plans []plan.Service
 	if delta.Node {
 		plans = l.planner.SetNode(l.store.Node())
+	}
+	if delta.ServiceCIDRs || slices.Contains(delta.Services, kubernetesService) {
+		plans = append(plans, l.planner.SetConfig(completed(l.config, l.store, l.server))...)
 	}
 	for _, name := range delta.Services {
 		service, endpoints := l.store.Service(name)
@@ -170,7 +179,7 @@ func latest(plans []plan.Service) []plan.Service {
 }
 
 func (l *loop) retry(ctx context.Context) {
-	p := pass{store: l.store, start: time.Now(), synced: l.complete}
+	p := pass{start: time.Now(), synced: l.complete}
 	if stats := l.reconcile.Retry(ctx); stats.Services > 0 {
 		l.report.ends(p, l.planner, l.reconcile)
 	}

@@ -3,8 +3,11 @@
 package agent
 
 import (
+	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/beeline-net/beeline/internal/health"
@@ -26,11 +29,13 @@ type reporter struct {
 	nodePorts *health.NodePorts
 	// sourceProblems lists what is wrong with objects or files at present.
 	sourceProblems func() []object.Problem
-	// event tells people about a Service; may be nil.
-	event func(service model.Name, uid, reason, message string)
+	// event tells people about a Service.
+	event func(service model.Name, reason, message string)
 
 	told     map[plan.Problem]bool
+	reasons  map[string]int
 	targets  map[model.Name][]plan.HealthCheck
+	contests map[contest]bool
 	noLocals tally
 	totals   reconcile.Stats
 }
@@ -46,7 +51,6 @@ type pass struct {
 	// configured: the configuration has changed.
 	configured bool
 	start      time.Time
-	store      *snapshot.Store
 }
 
 // begins says that changes are under way.
@@ -67,7 +71,7 @@ func (r *reporter) ends(p pass, planner *plan.Planner, rec *reconcile.Reconciler
 	r.kernel(rec)
 	failing := len(rec.Pending())
 	for _, family := range model.Families {
-		r.metrics.Sync(family, p.full, now, now.Sub(p.start))
+		r.metrics.Sync(family, p.full || p.delta.Node || p.configured, now, now.Sub(p.start))
 		if failing == 0 && p.synced {
 			r.readiness.Updated(family)
 		}
@@ -86,7 +90,7 @@ func (r *reporter) ends(p pass, planner *plan.Planner, rec *reconcile.Reconciler
 		r.nodePorts.SetAddresses(healthAddresses(planner))
 	}
 	r.services(p.plans)
-	r.refusals(planner.Problems(), p.store)
+	r.refusals(planner.Problems())
 }
 
 // healthAddresses are where health check ports listen: where NodePorts do.
@@ -149,18 +153,50 @@ func (r *reporter) services(plans []plan.Service) {
 	if !checks {
 		return
 	}
-	targets := map[health.NodePort]health.Target{}
-	for name, list := range r.targets {
-		for _, h := range list {
-			targets[health.NodePort{Family: h.Family, Port: h.Port}] = health.Target{Service: name, LocalEndpoints: h.LocalReady}
-		}
-	}
-	r.nodePorts.SetTargets(targets)
+	r.nodePorts.SetTargets(r.healthTargets())
 }
 
+// contest is a health check port that two Services ask for, which no API server
+// lets be.
+type contest struct {
+	loser, winner model.Name
+	port          uint16
+}
+
+// healthTargets says for each health check port whose it is. Of two Services the
+// first by name has it, and the other is told so once.
+func (r *reporter) healthTargets() map[health.NodePort]health.Target {
+	targets, contests := map[health.NodePort]health.Target{}, map[contest]bool{}
+	for _, name := range slices.SortedFunc(maps.Keys(r.targets), model.Name.Compare) {
+		for _, h := range r.targets[name] {
+			port := health.NodePort{Family: h.Family, Port: h.Port}
+			first, taken := targets[port]
+			if !taken {
+				targets[port] = health.Target{Service: name, LocalEndpoints: h.LocalReady}
+				continue
+			}
+			c := contest{name, first.Service, h.Port}
+			if !r.contests[c] && !contests[c] {
+				message := fmt.Sprintf("health check port %d belongs to Service %v", c.port, c.winner)
+				r.log.Warn("health check port not served", "service", c.loser, "problem", message)
+				r.event(c.loser, noHealthCheck, message)
+			}
+			contests[c] = true
+		}
+	}
+	r.contests = contests
+	return targets
+}
+
+// noHealthCheck is kube-proxy's reason of an Event about a health check port.
+const noHealthCheck = "FailedToStartServiceHealthcheck"
+
 // refusals tells each problem of a plan once: when it is new.
-func (r *reporter) refusals(problems []plan.Problem, store *snapshot.Store) {
+func (r *reporter) refusals(problems []plan.Problem) {
 	byReason := map[string]int{}
+	for reason := range r.reasons {
+		byReason[reason] = 0
+	}
 	told := make(map[plan.Problem]bool, len(problems))
 	for _, p := range problems {
 		byReason[string(p.Reason)]++
@@ -169,11 +205,9 @@ func (r *reporter) refusals(problems []plan.Problem, store *snapshot.Store) {
 			continue
 		}
 		r.log.Warn("part of a Service is not served", "service", p.Service, "reason", p.Reason, "problem", p.Message)
-		if service, _ := store.Service(p.Service); r.event != nil && service != nil {
-			r.event(p.Service, service.UID, string(p.Reason), p.Message)
-		}
+		r.event(p.Service, string(p.Reason), p.Message)
 	}
-	r.told = told
+	r.told, r.reasons = told, byReason
 	r.metrics.SetRefusals(byReason)
 }
 

@@ -4,11 +4,15 @@ package agent
 
 import (
 	"log/slog"
+	"net/netip"
+	"slices"
 
 	"github.com/beeline-net/beeline/internal/abi"
 	"github.com/beeline-net/beeline/internal/config"
 	"github.com/beeline-net/beeline/internal/datapath"
+	"github.com/beeline-net/beeline/internal/model"
 	"github.com/beeline-net/beeline/internal/plan"
+	"github.com/beeline-net/beeline/internal/snapshot"
 )
 
 // datapathOptions is what the configuration means for the kernel.
@@ -47,6 +51,32 @@ func planConfig(c config.Config) plan.Config {
 			LoadBalancers: c.Claims.Allowed,
 		},
 	}
+}
+
+// kubernetesService is the Service of the API servers: their addresses are its
+// endpoints.
+var kubernetesService = model.Name{Namespace: "default", Name: "kubernetes"}
+
+// completed adds to a configuration what only the cluster knows. server is the
+// API server that the agent itself uses; zero for none.
+func completed(c plan.Config, store *snapshot.Store, server netip.Addr) plan.Config {
+	c.ServiceCIDRs = store.ServiceCIDRs()
+	if !c.Strict.Enabled {
+		return c
+	}
+	protected := slices.Clone(c.Strict.Protected)
+	if server.IsValid() {
+		protected = append(protected, server)
+	}
+	_, endpointSlices := store.Service(kubernetesService)
+	for _, s := range endpointSlices {
+		for _, e := range s.Endpoints {
+			protected = append(protected, e.Addr)
+		}
+	}
+	slices.SortFunc(protected, netip.Addr.Compare)
+	c.Strict.Protected = slices.Compact(protected)
+	return c
 }
 
 func nodePortAddresses(c config.NodePorts) plan.NodePortAddresses {

@@ -5,6 +5,8 @@ package agent
 import (
 	"context"
 	"log/slog"
+	"net/netip"
+	"net/url"
 
 	"golang.org/x/sync/errgroup"
 
@@ -21,10 +23,14 @@ type source struct {
 	snapshot.Source
 	// problems lists what is wrong with objects or files at present.
 	problems func() []object.Problem
-	// event tells people about a Service; nil where there is nobody to tell.
-	event func(service model.Name, uid, reason, message string)
-	// tell sends those Events until ctx ends.
+	// event tells people about a Service that exists. It does not block, and
+	// may be called from any goroutine.
+	event func(service model.Name, reason, message string)
+	// tell sends those Events until ctx ends; nil where there is nobody to tell.
 	tell func(ctx context.Context) error
+	// server is the API server's address as far as the configuration tells; zero
+	// if it names the server, or there is none.
+	server netip.Addr
 }
 
 // run works until ctx ends.
@@ -42,7 +48,7 @@ func (s source) run(ctx context.Context) error {
 func newSource(cfg config.Config, store *snapshot.Store, log *slog.Logger) (source, error) {
 	if cfg.Manifests != "" {
 		m := manifest.New(manifest.Config{Dir: cfg.Manifests, NodeName: cfg.Node.Name, Store: store, Log: log})
-		return source{Source: m, problems: m.Problems}, nil
+		return source{Source: m, problems: m.Problems, event: func(model.Name, string, string) {}}, nil
 	}
 	kube.RouteLogs(log)
 	rest, err := kube.Access{
@@ -63,5 +69,25 @@ func newSource(cfg config.Config, store *snapshot.Store, log *slog.Logger) (sour
 	}
 	k := kube.New(kube.Config{Client: client, NodeName: cfg.Node.Name, Store: store, Log: log})
 	events := kube.NewEvents(client, cfg.Node.Name, log)
-	return source{Source: k, problems: k.Problems, event: events.Warn, tell: events.Run}, nil
+	return source{
+		Source: k, problems: k.Problems, tell: events.Run, server: hostAddr(rest.Host),
+		event: func(name model.Name, reason, message string) {
+			if service, _ := store.Service(name); service != nil {
+				events.Warn(name, service.UID, reason, message)
+			}
+		},
+	}, nil
+}
+
+// hostAddr is the address in "https://192.0.2.1:6443", or in "192.0.2.1:6443".
+func hostAddr(server string) netip.Addr {
+	u, err := url.Parse(server)
+	if err != nil || u.Host == "" {
+		u, err = url.Parse("//" + server)
+	}
+	if err != nil {
+		return netip.Addr{}
+	}
+	addr, _ := netip.ParseAddr(u.Hostname()) // a name is no address of its own
+	return addr
 }

@@ -153,10 +153,6 @@ func (b *builder) kernel(m *Metrics, reads Reads) {
 		"Services that are not in the kernel as they should be.")
 	m.restored = b.gauges("beeline_restored_entries",
 		"Entries of a kernel map that the last start took over from the agent before.", labelMap)
-	m.programsAttached = b.gauge("beeline_programs_attached",
-		"Kernel programs that are attached.")
-	m.programsExpected = b.gauge("beeline_programs_expected",
-		"Kernel programs that should be attached.")
 	const events, help = "beeline_datapath_events_total", "What happened in the kernel instead of a translation."
 	b.add("counter", events, help, []string{labelEvent},
 		read{prometheus.NewDesc(events, help, []string{labelEvent}, nil), prometheus.CounterValue, eventValues(reads)})

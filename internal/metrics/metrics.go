@@ -31,7 +31,6 @@ type Metrics struct {
 	mapSyscalls, writeFailures                  prometheus.Counter
 	failingServices, sourceProblems             prometheus.Gauge
 	sourcesSynced, startDuration                prometheus.Gauge
-	programsAttached, programsExpected          prometheus.Gauge
 	configRejected, configNeedsRestart          prometheus.Gauge
 }
 
@@ -149,10 +148,9 @@ func (m *Metrics) SetFailing(services int) { m.failingServices.Set(float64(servi
 // are.
 func (m *Metrics) SetSourceProblems(objects int) { m.sourceProblems.Set(float64(objects)) }
 
-// SetRefusals says how many parts of Services are not served, by reason
-// (package plan's Reason). A reason that is missing has none any more.
+// SetRefusals says how many parts of Services are not served, for each reason
+// (package plan's Reason) that there is or was: 0 if none is any more.
 func (m *Metrics) SetRefusals(byReason map[string]int) {
-	m.refusals.Reset()
 	for reason, n := range byReason {
 		m.refusals.WithLabelValues(reason).Set(float64(n))
 	}
@@ -168,12 +166,6 @@ func (m *Metrics) Restored(table string, entries int) {
 
 // InStep notes how long it took from the start until the kernel had everything.
 func (m *Metrics) InStep(took time.Duration) { m.startDuration.Set(took.Seconds()) }
-
-// SetPrograms says how many programs are attached, and how many should be.
-func (m *Metrics) SetPrograms(attached, expected int) {
-	m.programsAttached.Set(float64(attached))
-	m.programsExpected.Set(float64(expected))
-}
 
 // SetConfigRejected says whether the configuration files are not valid as they
 // are, so that the agent goes on with what they said before.

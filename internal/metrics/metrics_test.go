@@ -123,12 +123,11 @@ func TestOwnMetrics(t *testing.T) {
 	m.WriteFailed(5)
 	m.SetFailing(6)
 	m.SetSourceProblems(7)
-	m.SetRefusals(map[string]int{"Gone": 1})
-	m.SetRefusals(map[string]int{"AddressRefused": 8})
+	m.SetRefusals(map[string]int{"FrontendConflict": 1, "AddressRefused": 1})
+	m.SetRefusals(map[string]int{"FrontendConflict": 0, "AddressRefused": 8})
 	m.SetSynced(true)
 	m.Restored("backends", 9)
 	m.InStep(1500 * time.Millisecond)
-	m.SetPrograms(7, 8)
 	m.SetConfigRejected(true)
 	m.SetNeedsRestart(2)
 	want := map[string]string{
@@ -146,9 +145,8 @@ func TestOwnMetrics(t *testing.T) {
 		`beeline_map_writes_total{op="delete"}`:                            "4",
 		`beeline_map_writes_total{op="put"}`:                               "2",
 		`beeline_map_writes_total{op="store"}`:                             "6",
-		`beeline_programs_attached`:                                        "7",
-		`beeline_programs_expected`:                                        "8",
 		`beeline_refusals{reason="AddressRefused"}`:                        "8",
+		`beeline_refusals{reason="FrontendConflict"}`:                      "0",
 		`beeline_restored_entries{map="backends"}`:                         "9",
 		`beeline_services_failing`:                                         "6",
 		`beeline_source_problems`:                                          "7",

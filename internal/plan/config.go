@@ -4,6 +4,7 @@ package plan
 
 import (
 	"net/netip"
+	"reflect"
 
 	"github.com/beeline-net/beeline/internal/model"
 )
@@ -78,6 +79,15 @@ type DetectLocal struct {
 	ClusterCIDRs        []netip.Prefix
 	BridgeInterface     string
 	InterfaceNamePrefix string
+}
+
+// plansAs reports whether both make the same plans. The ranges that ClusterIPs
+// come from and how pods are told apart are about packets.
+func (c Config) plansAs(o Config) bool {
+	c.ServiceCIDRs, o.ServiceCIDRs = nil, nil
+	c.DetectLocal, o.DetectLocal = DetectLocal{}, DetectLocal{}
+	c.MasqueradeAll, o.MasqueradeAll = false, false
+	return reflect.DeepEqual(c, o)
 }
 
 // nodeName is the name that a local endpoint carries; empty: none is local.

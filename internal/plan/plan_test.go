@@ -5,6 +5,8 @@ package plan
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -582,6 +584,34 @@ func TestTargetsWithSeveralUsers(t *testing.T) {
 		}
 		if len(index.first)+len(index.more) != 0 {
 			t.Errorf("without %d: something is left", gone)
+		}
+	}
+}
+
+// TestPlansAsSeesEveryField: a new field of Config is taken for one that plans
+// depend on.
+func TestPlansAsSeesEveryField(t *testing.T) {
+	values := map[string]Config{
+		"NodeName": {NodeName: "n"}, "BindAddress": {BindAddress: netip.MustParseAddr("192.0.2.1")},
+		"AllowExternalIPs": {AllowExternalIPs: true}, "RefuseUnknownPorts": {RefuseUnknownPorts: true},
+		"ServiceCIDRs":      {ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}},
+		"NodePortAddresses": {NodePortAddresses: NodePortAddresses{Primary: true}},
+		"MasqueradeAll":     {MasqueradeAll: true}, "DetectLocal": {DetectLocal: DetectLocal{Mode: DetectNodeCIDR}},
+		"Strict": {Strict: Strict{Protected: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}},
+	}
+	packetsOnly := []string{"ServiceCIDRs", "MasqueradeAll", "DetectLocal"}
+	for i := range reflect.TypeFor[Config]().NumField() {
+		name := reflect.TypeFor[Config]().Field(i).Name
+		c, ok := values[name]
+		if !ok {
+			t.Fatalf("give %s a value here", name)
+		}
+		if got, want := c.plansAs(Config{}), slices.Contains(packetsOnly, name); got != want {
+			t.Errorf("%s: plans as before: %v", name, got)
+		}
+		p := New(Config{})
+		if p.SetConfig(c); !reflect.DeepEqual(p.Config(), c) {
+			t.Errorf("%s: %+v is in force", name, p.Config())
 		}
 	}
 }

@@ -58,9 +58,15 @@ func (p *Planner) Config() Config { return p.scene.config }
 func (p *Planner) Node() model.Node { return p.scene.node }
 
 // SetConfig changes the configuration and returns every plan that changed by
-// it, sorted by name. It plans all Services anew.
+// it, sorted by name. It plans all Services anew if something changed that plans
+// depend on.
 func (p *Planner) SetConfig(config Config) []Service {
-	return p.setScene(newScene(config, p.scene.node))
+	next := newScene(config, p.scene.node)
+	if config.plansAs(p.scene.config) {
+		p.scene = next
+		return nil
+	}
+	return p.setScene(next)
 }
 
 // SetNode changes the node and returns every plan that changed by it, sorted by
