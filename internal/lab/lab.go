@@ -344,6 +344,11 @@ func (n *Namespace) Bridge(name string, ports ...string) error {
 	return n.Up(name)
 }
 
+// RemoveLink removes a device; of a veth pair both ends go.
+func (n *Namespace) RemoveLink(dev string) error {
+	return n.withLink(dev, netlink.LinkDel)
+}
+
 // Enslave puts a device into a bridge.
 func (n *Namespace) Enslave(dev, bridge string) error {
 	return n.withLink(dev, func(link netlink.Link) error {
