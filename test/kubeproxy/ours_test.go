@@ -26,6 +26,9 @@ type beelines struct {
 
 // beeline is one agent's way from the API to the kernel's door.
 type beeline struct {
+	// watches is true if it is told what matches its selectors, as by the API
+	// server, and false if it is told everything, as from a folder of YAML.
+	watches bool
 	store   *snapshot.Store
 	planner *plan.Planner
 	// plans is built from what the Planner says has changed, as the reconciler
@@ -41,8 +44,9 @@ func asKubeProxy() plan.Config {
 
 func newBeelines(nodes []string, config plan.Config) *beelines {
 	b := &beelines{nodes: map[string]*beeline{}}
-	for _, node := range nodes {
+	for i, node := range nodes {
 		b.nodes[node] = &beeline{
+			watches: i == 0,
 			store:   snapshot.New(time.Now),
 			planner: plan.New(config),
 			plans:   map[model.Name]plan.Service{},
@@ -82,29 +86,33 @@ func (b *beelines) handle(e event) {
 
 func (b *beelines) handleService(e event) {
 	var service *model.Service
-	if now, ok := e.now.(*v1.Service); ok && askedServices.Matches(labels.Set(now.Labels)) &&
-		askedFields.Matches(fields.Set{"spec.clusterIP": now.Spec.ClusterIP}) {
+	matches := false
+	if now, ok := e.now.(*v1.Service); ok {
+		matches = askedServices.Matches(labels.Set(now.Labels)) &&
+			askedFields.Matches(fields.Set{"spec.clusterIP": now.Spec.ClusterIP})
 		service, _ = object.Service(now)
 	}
 	for _, n := range b.nodes {
-		if service == nil {
-			n.store.DeleteService(model.Name{Namespace: e.key.namespace, Name: e.key.name})
-		} else {
+		if service != nil && (matches || !n.watches) {
 			n.store.SetService(*service)
+		} else {
+			n.store.DeleteService(model.Name{Namespace: e.key.namespace, Name: e.key.name})
 		}
 	}
 }
 
 func (b *beelines) handleSlice(e event) {
 	var slice *model.EndpointSlice
-	if now, ok := e.now.(*discovery.EndpointSlice); ok && askedSlices.Matches(labels.Set(now.Labels)) {
+	matches := false
+	if now, ok := e.now.(*discovery.EndpointSlice); ok {
+		matches = askedSlices.Matches(labels.Set(now.Labels))
 		slice, _ = object.Slice(now)
 	}
 	for _, n := range b.nodes {
-		if slice == nil {
-			n.store.DeleteSlice(model.Name{Namespace: e.key.namespace, Name: e.key.name})
-		} else {
+		if slice != nil && (matches || !n.watches) {
 			n.store.SetSlice(*slice)
+		} else {
+			n.store.DeleteSlice(model.Name{Namespace: e.key.namespace, Name: e.key.name})
 		}
 	}
 }
