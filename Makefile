@@ -8,6 +8,8 @@ SHELL := /bin/bash
 # tarball, nor for root in someone else's clone).
 VCS := $(shell git rev-parse HEAD >/dev/null 2>&1 && echo true || echo false)
 
+FILES := git ls-files --cached --others --exclude-standard --
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help deps build generate fmt check lint test test-unit test-root diff bench demo clean
@@ -44,8 +46,8 @@ generate: ## Rebuild the kernel programs, their Go types and the reference pages
 
 fmt: ## Format all code
 	hack/install-deps generate
-	gofmt -s -w $$(git ls-files --cached --others --exclude-standard -- '*.go')
-	clang-format-19 -i bpf/*.c bpf/lib/*.h
+	gofmt -s -w $$($(FILES) '*.go')
+	clang-format-19 -i $$($(FILES) '*.c' '*.h')
 
 check: ## Check that code is formatted, generated files are fresh and modules are tidy
 	hack/install-deps generate
