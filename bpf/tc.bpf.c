@@ -91,7 +91,9 @@ static __always_inline int handle(ctx_t *ctx, enum hook hook)
 	struct packet pkt = {};
 	struct flow_place place;
 
-	if (hook == HOOK_INGRESS && ctx->pkt_type != PACKET_FOR_US)
+	/* A bridge's frames for others pass by here, too. */
+	if (hook == HOOK_INGRESS && !config_no_link_header &&
+	    ctx->pkt_type != PACKET_FOR_US)
 		return pass();
 	switch (parse(ctx, &pkt)) {
 	case PARSED_OTHER:

@@ -177,6 +177,42 @@ static __always_inline enum parsed parse_l4(const ctx_t *ctx, struct packet *pkt
 	return PARSED_PORTS;
 }
 
+static __always_inline __u64 sum_words(const void *words, __u32 count)
+{
+	const __u32 *w = words;
+	__u64 sum = 0;
+
+	for (__u32 i = 0; i < count; i++)
+		sum += w[i];
+	return sum;
+}
+
+static __noinline __u64 sum_options(const ctx_t *ctx, __u32 at, __u32 len)
+{
+	__u32 options[10] = {};
+
+	asm volatile("" : "+r"(len)); /* the bounds below are of this register */
+	if (!len || len > sizeof(options) || 
+	    !ctx_load(ctx, at, options, len))
+		return 0;
+	return sum_words(options, 10);
+}
+
+/* Packets may leave without passing the stack, which would look at this. */
+static __always_inline bool ipv4_intact(const ctx_t *ctx, __u32 l3,
+					const struct iphdr *ip)
+{
+	__u64 sum = sum_words(ip, sizeof(*ip) / 4);
+
+	if (ip->ihl > 5)
+		sum += sum_options(ctx, l3 + sizeof(*ip), ip->ihl * 4 - sizeof(*ip));
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum == 0xffff;
+}
+
 static __always_inline enum parsed parse_ipv4(const ctx_t *ctx, struct packet *pkt,
 					      bool quoted)
 {
@@ -191,7 +227,8 @@ static __always_inline enum parsed parse_ipv4(const ctx_t *ctx, struct packet *p
 	if (ip.version != 4 || header < sizeof(ip) || total < header)
 		return PARSED_OTHER;
 	pkt->end = pkt->l3 + total;
-	if (!quoted && pkt->end > ctx_len(ctx))
+	if (!quoted &&
+	    (pkt->end > ctx_len(ctx) || !ipv4_intact(ctx, pkt->l3, &ip)))
 		return PARSED_OTHER;
 	frag = bpf_ntohs(ip.frag_off);
 	if (frag & IPV4_OFFSET)

@@ -12,19 +12,23 @@ import (
 
 // Read is the inverse of Frame.Bytes. It fails on any wrong length or checksum.
 // Checksums of fragments cannot be verified and are returned instead.
-func Read(b []byte, noLink bool) (Frame, error) { return read(b, noLink, false) }
+func Read(b []byte, noLink bool) (Frame, error) { return read(b, reader{Frame: Frame{NoLink: noLink}}) }
+
+// ReadHeaders is Read without a look at the transport checksum.
+func ReadHeaders(b []byte) (Frame, error) { return read(b, reader{anySum: true}) }
 
 // ReadQuoted reads what an ICMP error quotes: an IP packet cut short. Its
 // transport checksum is not verified.
-func ReadQuoted(b []byte) (Frame, error) { return read(b, true, true) }
+func ReadQuoted(b []byte) (Frame, error) {
+	return read(b, reader{Frame: Frame{NoLink: true}, cut: true})
+}
 
-func read(b []byte, noLink, cut bool) (f Frame, err error) {
+func read(b []byte, r reader) (f Frame, err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("packet ends early: %v", r)
 		}
 	}()
-	r := reader{Frame: Frame{NoLink: noLink}, cut: cut}
 	if err := r.link(b); err != nil {
 		return Frame{}, err
 	}
@@ -33,7 +37,8 @@ func read(b []byte, noLink, cut bool) (f Frame, err error) {
 
 type reader struct {
 	Frame
-	cut bool
+	cut    bool // the end is missing
+	anySum bool // transport checksums may be wrong
 }
 
 func (r *reader) link(b []byte) error {
@@ -138,7 +143,7 @@ func (r *reader) transport(src, dst, b []byte) error {
 		r.Src = netip.AddrPortFrom(s, binary.BigEndian.Uint16(b))
 		r.Dst = netip.AddrPortFrom(d, binary.BigEndian.Uint16(b[2:]))
 	}
-	if r.cut {
+	if r.cut || r.anySum {
 		return nil
 	}
 	switch r.Proto {
