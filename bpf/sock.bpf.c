@@ -119,9 +119,9 @@ static __always_inline enum verdict sock_choose(struct bpf_sock_addr *ctx,
 	return lb_choose(f, kind, &client, choice);
 }
 
-static __always_inline void udp_connect_record(struct bpf_sock_addr *ctx,
-					       const struct sock_dest *vip,
-					       const struct lb_choice *choice)
+static __always_inline void
+peer_record_in_socket(struct bpf_sock_addr *ctx, const struct sock_dest *vip,
+		      const struct lb_choice *choice)
 {
 	struct udp_flows *flows;
 	struct udp_flow *flow;
@@ -137,6 +137,39 @@ static __always_inline void udp_connect_record(struct bpf_sock_addr *ctx,
 		       choice);
 }
 
+/* Remembers what connect() was asked for. The kernel's own TCP sockets, whose
+ * end no hook tells, take the dearer way of UDP: their records end with them
+ * (libceph compares its peer's name, pains A18). */
+static __always_inline void peer_record(struct bpf_sock_addr *ctx,
+					const struct sock_dest *vip,
+					const struct lb_choice *choice)
+{
+	if (ctx->protocol == IPPROTO_UDP) {
+		peer_record_in_socket(ctx, vip, choice);
+		return;
+	}
+	if (!config_tcp_peer_names)
+		return;
+	if (tcp_owned_by_kernel(ctx->sk))
+		peer_record_in_socket(ctx, vip, choice);
+	else
+		tcp_peer_record(ctx, &vip->addr, vip->port, choice);
+}
+
+/* After a connect() straight to a pod its datagrams come from the pod, by
+ * whatever Service the socket came to it before. */
+static __always_inline void udp_connect_forget(struct bpf_sock_addr *ctx,
+					       const struct sock_dest *d)
+{
+	struct udp_flows *flows;
+
+	if (ctx->protocol != IPPROTO_UDP)
+		return;
+	flows = bpf_sk_storage_get(&udp_peers, ctx->sk, 0, 0);
+	if (flows)
+		udp_flow_forget(flows, &d->addr, d->port);
+}
+
 static __always_inline enum sock_result sock_connect(struct bpf_sock_addr *ctx,
 						     struct sock_dest *d)
 {
@@ -145,8 +178,10 @@ static __always_inline enum sock_result sock_connect(struct bpf_sock_addr *ctx,
 	struct frontend *f;
 
 	f = sock_frontend(ctx, d);
-	if (!f)
+	if (!f) {
+		udp_connect_forget(ctx, d);
 		return SOCK_UNTOUCHED;
+	}
 	switch (sock_choose(ctx, f, &choice)) {
 	case VERDICT_BACKEND:
 		break;
@@ -160,10 +195,7 @@ static __always_inline enum sock_result sock_connect(struct bpf_sock_addr *ctx,
 	}
 	d->addr = choice.addr;
 	d->port = choice.port;
-	if (ctx->protocol == IPPROTO_TCP)
-		tcp_peer_record(ctx, &vip.addr, vip.port, &choice);
-	else
-		udp_connect_record(ctx, &vip, &choice);
+	peer_record(ctx, &vip, &choice);
 	return SOCK_TRANSLATED;
 }
 
@@ -252,12 +284,12 @@ static __always_inline bool sock_getpeername(struct bpf_sock_addr *ctx,
 	struct peer *peer;
 
 	if (ctx->protocol == IPPROTO_TCP) {
-		peer = tcp_peer_lookup(ctx);
-		if (!peer)
-			return false;
-		d->addr = peer->vip;
-		d->port = peer->port;
-		return true;
+		peer = tcp_peer_lookup(ctx, &d->addr, d->port);
+		if (peer) {
+			d->addr = peer->vip;
+			d->port = peer->port;
+			return true;
+		}
 	}
 	flows = bpf_sk_storage_get(&udp_peers, ctx->sk, 0, 0);
 	if (!flows)

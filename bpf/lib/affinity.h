@@ -11,6 +11,15 @@
 
 #define NSEC_PER_SEC 1000000000ULL
 
+/*
+ * Nanoseconds since `seen`. Another CPU may have written it after this one
+ * read its clock: that is now, not half an eternity ago.
+ */
+static __always_inline __u64 idle_ns(__u64 now, __u64 seen)
+{
+	return now > seen ? now - seen : 0;
+}
+
 /* Returns the backend of that set which the client is pinned to, or -1. */
 static __always_inline __s64 affinity_lookup(const struct affinity_key *key,
 					     enum set_kind kind,
@@ -20,7 +29,7 @@ static __always_inline __s64 affinity_lookup(const struct affinity_key *key,
 	struct backend *b;
 	__u32 index;
 
-	if (!pin || now - pin->seen_ns > timeout_secs * NSEC_PER_SEC)
+	if (!pin || idle_ns(now, pin->seen_ns) > timeout_secs * NSEC_PER_SEC)
 		return -1;
 	index = pin->backend;
 	b = bpf_map_lookup_elem(&backends, &index);

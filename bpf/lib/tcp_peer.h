@@ -8,9 +8,28 @@
 #ifndef BEELINE_TCP_PEER_H
 #define BEELINE_TCP_PEER_H
 
+#include <bpf/bpf_core_read.h>
+
 #include "config.h"
 #include "count.h"
 #include "lb.h"
+
+/* The one field of the kernel's struct that is read; found by name at load. */
+struct sock {
+	__u32 sk_kern_sock : 1;
+} __attribute__((preserve_access_index));
+
+/*
+ * Whether the kernel itself owns the socket: a subflow of MPTCP, a mount of
+ * NFS. No hook tells when such a socket is released (net/ipv4/af_inet.c,
+ * inet_release), so an entry for it would stay for good.
+ */
+static __always_inline bool tcp_owned_by_kernel(struct bpf_sock *sk)
+{
+	struct sock *kernel_sk = (void *)bpf_skc_to_tcp_sock(sk);
+
+	return !kernel_sk || BPF_CORE_READ_BITFIELD(kernel_sk, sk_kern_sock);
+}
 
 static __always_inline void tcp_peer_record(void *ctx,
 					    const struct ip_addr *vip,
@@ -24,20 +43,34 @@ static __always_inline void tcp_peer_record(void *ctx,
 		.backend = choice->backend,
 		.generation = choice->generation,
 	};
-	__u64 cookie;
+	__u64 cookie = bpf_get_socket_cookie(ctx);
 
-	if (!config_tcp_peer_names)
-		return;
-	cookie = bpf_get_socket_cookie(ctx);
 	if (bpf_map_update_elem(&peers, &cookie, &peer, BPF_ANY))
 		count(COUNTER_PEER_FULL);
 }
 
-static __always_inline struct peer *tcp_peer_lookup(void *ctx)
+/*
+ * The record of a socket whose peer is addr:port, or NULL. A socket that was
+ * disconnected and then connected to no Service keeps its old record, because
+ * nothing on the way of such a connect() looks for one: it is told by the
+ * backend, which is another one (pains A2).
+ */
+static __always_inline struct peer *
+tcp_peer_lookup(void *ctx, const struct ip_addr *addr, __be16 port)
 {
 	__u64 cookie = bpf_get_socket_cookie(ctx);
+	struct peer *peer = bpf_map_lookup_elem(&peers, &cookie);
+	struct backend *b;
+	__u32 index;
 
-	return bpf_map_lookup_elem(&peers, &cookie);
+	if (!peer)
+		return NULL;
+	index = peer->backend;
+	b = bpf_map_lookup_elem(&backends, &index);
+	if (b && b->generation == peer->generation &&
+	    !(b->port == port && ip_equal(&b->addr, addr)))
+		return NULL;
+	return peer;
 }
 
 static __always_inline void tcp_peer_forget(void *ctx)

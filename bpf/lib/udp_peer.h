@@ -22,7 +22,7 @@ static __always_inline bool udp_flow_fresh(const struct udp_flow *flow,
 {
 	__u64 limit = flow->replied ? UDP_STREAM_TIMEOUT_NS : UDP_TIMEOUT_NS;
 
-	return now - flow->seen_ns <= limit;
+	return idle_ns(now, flow->seen_ns) <= limit;
 }
 
 /* The socket's flow to a Service address, or NULL. */
@@ -56,6 +56,20 @@ udp_flow_by_backend(struct udp_flows *flows, const struct ip_addr *addr,
 			best = flow;
 	}
 	return best;
+}
+
+/* Forgets through which Services the socket came to a backend. */
+static __always_inline void udp_flow_forget(struct udp_flows *flows,
+					    const struct ip_addr *addr,
+					    __be16 port)
+{
+	struct udp_flow *flow;
+
+	for (int i = 0; i < UDP_FLOWS; i++) {
+		flow = &flows->flow[i];
+		if (flow->port == port && ip_equal(&flow->addr, addr))
+			flow->generation = 0;
+	}
 }
 
 static __always_inline struct udp_flow *udp_flow_unused(struct udp_flows *flows)

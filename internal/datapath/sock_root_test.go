@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -114,6 +115,84 @@ func TestTCPPeerRecordsGoWithTheirSockets(t *testing.T) {
 	check(t, unix.Close(fd))
 	if n := mapLen(t, w.dp, abi.MapPeers); n != 0 {
 		t.Fatalf("records after close: %d, want 0", n)
+	}
+}
+
+// A socket may be disconnected and then connected to a pod as such. For TCP
+// that is another pod: the record of the first connect tells no difference
+// between a pod and a Service that leads to it.
+func TestPeerNameAfterASecondConnectIsWhatWasAskedForThen(t *testing.T) {
+	w := newWorld(t)
+	w.open()
+	service := uint32(0)
+	for _, p := range []struct {
+		name          string
+		typ           int
+		protocol      uint8
+		backend, then *pod
+	}{
+		{"TCP", unix.SOCK_STREAM, unix.IPPROTO_TCP, w.pods[0], w.pods[1]},
+		{"UDP", unix.SOCK_DGRAM, unix.IPPROTO_UDP, w.pods[0], w.pods[0]},
+	} {
+		for _, f := range families {
+			t.Run(p.name+" "+f.name, func(t *testing.T) {
+				w.publish(frontend{service: service, vip: f.vip, port: 80, protocol: p.protocol, backends: []netip.Addr{p.backend.addr(f.family)}})
+				service++
+				then := p.then.addr(f.family)
+				if f.dest.Is4In6() {
+					then = netip.AddrFrom16(then.As16())
+				}
+				fd := w.socket(f.domain, p.typ)
+				for _, dest := range []netip.AddrPort{netip.AddrPortFrom(f.dest, 80), netip.AddrPortFrom(then, podPort)} {
+					check(t, disconnect(fd))
+					check(t, unix.Connect(fd, sockaddr(dest.Addr(), int(dest.Port()))))
+					peer, err := unix.Getpeername(fd)
+					check(t, err)
+					if got := addrPort(t, peer); got != dest {
+						t.Errorf("connected to %v, getpeername tells %v", dest, got)
+					}
+				}
+			})
+		}
+	}
+}
+
+// disconnect takes a socket's peer away: connect(2) with AF_UNSPEC, which
+// package unix has no address for.
+func disconnect(fd int) error {
+	var unspec [unix.SizeofSockaddrInet4]byte
+	_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&unspec)), uintptr(len(unspec)))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// The subflows of MPTCP are sockets of the kernel's own, and nobody tells when
+// they are released.
+func TestMPTCPLeavesNoPeerRecords(t *testing.T) {
+	w := newWorld(t)
+	w.open()
+	for i, f := range families {
+		w.publish(frontend{service: uint32(i), vip: f.vip, port: 80, protocol: unix.IPPROTO_TCP, backends: w.bothPods(f.family)})
+		var fd int
+		err := w.client.Do(func() (err error) {
+			fd, err = unix.Socket(f.domain, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_MPTCP)
+			return err
+		})
+		if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.ENOPROTOOPT) {
+			t.Skip("this kernel has no MPTCP")
+		}
+		check(t, err)
+		check(t, unix.Connect(fd, sockaddr(f.dest, 80)))
+		if name := read(t, fd); name != "a" && name != "b" {
+			t.Errorf("%s: reached %q", f.name, name)
+		}
+		check(t, unix.Close(fd))
+	}
+	time.Sleep(20 * time.Millisecond)
+	if n := mapLen(t, w.dp, abi.MapPeers); n != 0 {
+		t.Errorf("%d records are left of closed sockets", n)
 	}
 }
 
@@ -382,6 +461,46 @@ func TestSessionAffinityHoldsAndMoves(t *testing.T) {
 	put(t, w.dp.Maps()[abi.MapSlots], uint32(pinned), abi.Slot{Backend: uint32(1 - pinned)})
 	if got := dial(); got == first {
 		t.Errorf("still at %q, which is gone (pains A21)", got)
+	}
+}
+
+// Of two clients in one pod, one may read its clock before the other renews
+// their pin: a pin from the future is a fresh one.
+func TestSessionAffinityHoldsWhileClocksTick(t *testing.T) {
+	w := newWorld(t)
+	w.open()
+	f := families[0]
+	w.publish(frontend{vip: f.vip, port: 80, protocol: unix.IPPROTO_TCP, affinity: 2, backends: w.bothPods(4)})
+	dial := func() string {
+		fd := w.socket(unix.AF_INET, unix.SOCK_STREAM)
+		check(t, unix.Connect(fd, sockaddr(f.dest, 80)))
+		return read(t, fd)
+	}
+	first := dial()
+	for range 20 {
+		w.pinsInTheFuture()
+		if got := dial(); got != first {
+			t.Fatalf("pinned to %q, but went to %q", first, got)
+		}
+	}
+}
+
+// pinsInTheFuture dates every affinity a second ahead.
+func (w *world) pinsInTheFuture() {
+	w.t.Helper()
+	var now unix.Timespec
+	check(w.t, unix.ClockGettime(unix.CLOCK_MONOTONIC, &now))
+	pins := map[abi.AffinityKey]abi.Affinity{}
+	var key abi.AffinityKey
+	var pin abi.Affinity
+	it := w.dp.Maps()[abi.MapAffinities].Iterate()
+	for it.Next(&key, &pin) {
+		pin.SeenNs = uint64(now.Nano() + time.Second.Nanoseconds())
+		pins[key] = pin
+	}
+	check(w.t, it.Err())
+	for key, pin := range pins {
+		put(w.t, w.dp.Maps()[abi.MapAffinities], key, pin)
 	}
 }
 
