@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/beeline-net/beeline/internal/model"
@@ -59,9 +60,7 @@ func portOf(name model.Name, sp spec) plan.Port {
 		})
 	}
 	for _, b := range sp.backends {
-		var addr string
-		var special string
-		fmt.Sscan(b, &addr, &special)
+		addr, special, _ := strings.Cut(b, " ")
 		state := plan.Active
 		switch special {
 		case "terminating":

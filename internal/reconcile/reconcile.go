@@ -107,7 +107,7 @@ type service struct {
 	// stuck are frontends it has given up, but which could not be deleted.
 	stuck   []abi.FrontendKey
 	problem *Problem
-	errs    []error // of the present pass
+	errs    []error // of the present attempt
 	queued  bool    // is part of the present call, or noted in it
 }
 

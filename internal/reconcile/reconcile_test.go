@@ -99,7 +99,7 @@ var scripts = map[string][][]plan.Service{
 	},
 }
 
-// tablesOf makes the tables that the scripts run on; the root tests have
+// makeTables makes the tables that the scripts run on; the root tests have
 // another one.
 type makeTables func(t testing.TB) *maps.Tables
 
@@ -158,7 +158,7 @@ func runRestarting(t *testing.T, tables *maps.Tables, script [][]plan.Service) {
 		w.apply(plans...)
 		w.elapse()
 		w.converged()
-		before := indexes1(t, w.tables)
+		before := numbering(t, w.tables)
 		w.kill()
 		if stats := w.apply(w.all()...); stats.Writes() != 0 {
 			t.Errorf("apply after a restart: %+v", stats)
@@ -167,15 +167,15 @@ func runRestarting(t *testing.T, tables *maps.Tables, script [][]plan.Service) {
 			t.Errorf("prune after a restart: %+v", stats)
 		}
 		w.converged()
-		if diff := cmp.Diff(before, indexes1(t, w.tables)); diff != "" {
+		if diff := cmp.Diff(before, numbering(t, w.tables)); diff != "" {
 			t.Errorf("indexes: -before +after\n%s", diff)
 		}
 	}
 	w.empty()
 }
 
-// indexes1 maps what has a number to its number and generation.
-func indexes1(t testing.TB, tables *maps.Tables) map[string]string {
+// numbering maps what has a number to its number and generation.
+func numbering(t testing.TB, tables *maps.Tables) map[string]string {
 	found := map[string]string{}
 	err := tables.Services.Each(func(i uint32, n abi.ServiceName) bool {
 		id, _ := portID(n)

@@ -123,7 +123,7 @@ func (r *Reconciler) drifts(c maps.Changes) []Drift {
 	for i := range c.Filter {
 		add(abi.MapVIPFilter, maps.NoService, "word %d", i)
 	}
-	// Fresh slots are a consequence of a set's change, not a drift.
+	// Slots are left out: what changes there is a consequence of a set's change.
 	slices.SortFunc(drifts, func(a, b Drift) int { return cmp.Or(cmp.Compare(a.Table, b.Table), cmp.Compare(a.Object, b.Object)) })
 	return drifts
 }
