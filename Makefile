@@ -12,10 +12,10 @@ FILES := git ls-files --cached --others --exclude-standard --
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build generate fmt check lint test test-unit test-root diff bench demo clean
+.PHONY: help deps build generate fmt check lint test test-unit test-root diff bench demo cluster cluster-down experiment clean
 
 help: ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: deps build ## Show Beeline at work between two nodes made of namespaces (root; under two minutes)
 	./beeline demo
@@ -36,6 +36,15 @@ diff: deps ## Compare Beeline with kube-proxy's own code on random Services
 
 bench: ## Measure what a Service costs a client (root)
 	go run ./test/bench
+
+experiment: deps-cluster ## See on a real cluster that Services need no kube-proxy (root; first time 15 minutes, then one)
+	hack/cluster experiment
+
+cluster: deps-cluster ## Start a real cluster with Beeline and leave it running (root; see test/cluster/README.md)
+	hack/cluster up $(CLUSTER)
+
+cluster-down: ## Remove that cluster
+	hack/cluster down
 
 build: ## Build ./beeline
 	CGO_ENABLED=0 go build -trimpath -buildvcs=$(VCS) -o beeline ./cmd/beeline
@@ -61,6 +70,10 @@ lint: ## Run go vet, golangci-lint (staticcheck is part of it) and shellcheck
 
 deps: ## Install what tests and demo need and Debian has (root, if anything is missing)
 	@hack/install-deps test
+
+.PHONY: deps-cluster
+deps-cluster:
+	@hack/install-deps cluster
 
 clean: ## Remove what was built
 	rm -f beeline

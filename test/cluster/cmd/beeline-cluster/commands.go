@@ -135,10 +135,10 @@ func (r *runner) up(ctx context.Context) error {
 		return err
 	}
 	dirs := cluster.DirsOf(cache, r.cfg.Name)
-	if err := errors.Join(os.MkdirAll(dirs.State, 0o700), os.RemoveAll(readyFile(dirs))); err != nil {
+	if err := errors.Join(os.MkdirAll(dirs.State, 0o700), os.MkdirAll(filepath.Dir(dirs.Logs), 0o755), os.RemoveAll(readyFile(dirs))); err != nil {
 		return err
 	}
-	logPath := cache.Path("run", r.cfg.Name+".log")
+	logPath := dirs.Logs + ".log"
 	log, err := os.Create(logPath)
 	if err != nil {
 		return err
@@ -166,7 +166,7 @@ func (r *runner) up(ctx context.Context) error {
 		case <-time.After(100 * time.Millisecond):
 		}
 		if _, err := os.Stat(readyFile(dirs)); err == nil {
-			fmt.Printf("export KUBECONFIG=%s PATH=%s:$PATH\n", dirs.Kubeconfig(), cache.Path("bin"))
+			fmt.Printf("export KUBECONFIG=%s PATH=%s:$PATH\n", dirs.Kubeconfig(), dirs.Bin())
 			return nil
 		}
 	}
@@ -218,18 +218,20 @@ func stopServer(pidFile string) error {
 }
 
 func (r *runner) newKubectl() *cobra.Command {
-	return &cobra.Command{
-		Use: "kubectl", Short: "Run kubectl as the administrator", DisableFlagParsing: true,
+	cmd := &cobra.Command{
+		Use: "kubectl ARGS...", Short: "Run kubectl as the administrator",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			k, cache, err := r.makeKit(cmd.Context())
+			cache, err := kit.OpenCache()
 			if err != nil {
 				return err
 			}
-			kubectl := cluster.KubectlCommand(cmd.Context(), k.Kubectl(), cluster.DirsOf(cache, r.cfg.Name), args...)
+			kubectl := cluster.KubectlCommand(cmd.Context(), cluster.DirsOf(cache, r.cfg.Name), args...)
 			kubectl.Stdin, kubectl.Stdout, kubectl.Stderr = os.Stdin, os.Stdout, os.Stderr
 			return withStatus(kubectl.Run())
 		},
 	}
+	cmd.Flags().SetInterspersed(false) // flags after the first word are kubectl's
+	return cmd
 }
 
 func (r *runner) newNode() *cobra.Command {

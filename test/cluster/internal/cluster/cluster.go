@@ -75,6 +75,9 @@ func DirsOf(cache kit.Cache, name string) Dirs {
 // Kubeconfig is for an administrator anywhere on this machine.
 func (d Dirs) Kubeconfig() string { return filepath.Join(d.State, "kubeconfig") }
 
+// Bin is a folder with kubectl.
+func (d Dirs) Bin() string { return filepath.Join(d.State, "bin") }
+
 // PidOf is the file with the pid of a box's first process.
 func (d Dirs) PidOf(box string) string { return filepath.Join(d.State, box+".pid") }
 
@@ -132,7 +135,8 @@ func (c *Cluster) prepareDirs() error {
 		os.RemoveAll(c.dirs.State),
 		os.RemoveAll(c.dirs.Logs),
 		os.MkdirAll(c.dirs.State, 0o700),
-		os.MkdirAll(c.dirs.Logs, 0o755))
+		os.MkdirAll(c.dirs.Logs, 0o755),
+		os.Symlink(c.kit.Kubernetes, c.dirs.Bin()))
 }
 
 // startBox starts a box of the cluster and notes its pid for other commands.

@@ -16,6 +16,7 @@ import (
 const (
 	kubernetesDir = "/opt/kubernetes"      // binaries
 	configDir     = "/etc/kubernetes"      // certificates and kubeconfigs
+	etcdBinDir    = "/opt/etcd"            // binary
 	etcdDir       = "/run/etcd"            // in memory: nothing outlives the cluster
 	cniDir        = "/etc/cni/net.d"       // CNI configuration
 	pullDir       = "/etc/containerd/pull" // where images come from
@@ -34,6 +35,7 @@ func (c *Cluster) startControlPlane() error {
 	return c.startBox(c.control, box.Spec{
 		Name:  ControlBox,
 		Files: files,
+		Binds: []box.Bind{{From: c.kit.Etcd, To: etcdBinDir, ReadOnly: true}},
 		Processes: []box.Process{
 			{Name: "etcd", Args: etcdArgs()},
 			{Name: "kube-apiserver", Args: append([]string{binary("kube-apiserver")}, c.apiServerArgs()...)},
@@ -96,7 +98,7 @@ func (c *Cluster) writeKubeconfig(server string) error {
 const etcdURL = "http://127.0.0.1:2379"
 
 func etcdArgs() []string {
-	return []string{"etcd", "--data-dir=" + etcdDir, "--listen-client-urls=" + etcdURL, "--advertise-client-urls=" + etcdURL,
+	return []string{path.Join(etcdBinDir, "etcd"), "--data-dir=" + etcdDir, "--listen-client-urls=" + etcdURL, "--advertise-client-urls=" + etcdURL,
 		"--listen-peer-urls=http://127.0.0.1:2380", "--log-level=error", "--unsafe-no-fsync"}
 }
 

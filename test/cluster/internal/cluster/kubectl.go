@@ -30,7 +30,7 @@ func (c *Cluster) Apply(ctx context.Context, manifests string) error {
 }
 
 func (c *Cluster) kubectl(ctx context.Context, stdin string, args ...string) (string, error) {
-	cmd := KubectlCommand(ctx, c.kit.Kubectl(), c.dirs, args...)
+	cmd := KubectlCommand(ctx, c.dirs, args...)
 	var stdout, stderr strings.Builder
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
 	if err := cmd.Run(); err != nil {
@@ -61,8 +61,8 @@ func StartIn(ctx context.Context, cache kit.Cache, name, boxName string, args ..
 }
 
 // KubectlCommand is kubectl for the cluster in dirs.
-func KubectlCommand(ctx context.Context, kubectl string, dirs Dirs, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, kubectl, args...)
+func KubectlCommand(ctx context.Context, dirs Dirs, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, filepath.Join(dirs.Bin(), "kubectl"), args...)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+dirs.Kubeconfig())
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 5 * time.Second

@@ -3,6 +3,7 @@
 package kit
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,21 +18,49 @@ var kubernetesBinaries = []string{
 // static builds binaries that need nothing from the root file system they run on.
 var static = []string{"CGO_ENABLED=0", "GOFLAGS=-trimpath -buildvcs=false"}
 
-// buildKubernetes builds Kubernetes of the version that
-// test/cluster/kubernetes/go.mod requires.
-func (m *maker) buildKubernetes() (dir, version string, err error) {
-	module := filepath.Join(m.tree, "test/cluster/kubernetes")
-	version, err = m.moduleVersion(module, "k8s.io/kubernetes")
+// moduleBuild is what to build from a Go module that the repository requires.
+type moduleBuild struct {
+	name   string // in the cache, before the version
+	module string // a module of the repository, below test/cluster
+	path   string // of the module that gives the version
+	// args are go build's, for a version; the output folder is not among them.
+	args func(version string) []string
+	// output is a file's name for a single binary; empty: named as go does.
+	output string
+}
+
+var (
+	kubernetesBuild = moduleBuild{
+		name: "kubernetes", module: "kubernetes", path: "k8s.io/kubernetes",
+		args: func(version string) []string {
+			args := []string{"-ldflags", "-s -w " + kubernetesVersionFlags(version)}
+			for _, b := range kubernetesBinaries {
+				args = append(args, "k8s.io/kubernetes/cmd/"+b)
+			}
+			return args
+		},
+	}
+	etcdBuild = moduleBuild{
+		name: "etcd", module: "kubernetes", path: "go.etcd.io/etcd/server/v3", output: "etcd",
+		args: func(string) []string { return []string{"-ldflags", "-s -w", "go.etcd.io/etcd/server/v3"} },
+	}
+	coreDNSBuild = moduleBuild{
+		name: "coredns", module: "coredns", path: "github.com/coredns/coredns", output: "coredns",
+		args: func(string) []string { return []string{"-ldflags", "-s -w", "."} },
+	}
+)
+
+// build builds what is not in the cache, and returns the folder and the version.
+func (m *maker) build(ctx context.Context, b moduleBuild) (dir, version string, err error) {
+	module := filepath.Join(m.tree, "test/cluster", b.module)
+	version, err = command(ctx, module, nil, "go", "list", "-m", "-f", "{{.Version}}", b.path)
 	if err != nil {
 		return "", "", err
 	}
-	dir, err = m.cache.once("kubernetes-"+version, func(dir string) error {
-		m.log.Info("building Kubernetes, about 12 minutes on 2 cores", "version", version)
-		args := []string{"build", "-ldflags", "-s -w " + kubernetesVersionFlags(version), "-o", dir + "/"}
-		for _, b := range kubernetesBinaries {
-			args = append(args, "k8s.io/kubernetes/cmd/"+b)
-		}
-		_, err := command(m.ctx, module, static, "go", args...)
+	dir, err = m.cache.once(b.name+"-"+version, func(dir string) error {
+		m.log.Info("building", "what", b.name, "version", version)
+		args := append([]string{"build", "-o", dir + "/" + b.output}, b.args(version)...)
+		_, err := command(ctx, module, static, "go", args...)
 		return err
 	})
 	return dir, version, err
@@ -50,39 +79,19 @@ func kubernetesVersionFlags(version string) string {
 	return strings.Join(flags, " ")
 }
 
-// buildCoreDNS builds test/cluster/coredns.
-func (m *maker) buildCoreDNS() (dir, version string, err error) {
-	module := filepath.Join(m.tree, "test/cluster/coredns")
-	version, err = m.moduleVersion(module, "github.com/coredns/coredns")
-	if err != nil {
-		return "", "", err
-	}
-	dir, err = m.cache.once("coredns-"+version, func(dir string) error {
-		m.log.Info("building CoreDNS", "version", version)
-		_, err := command(m.ctx, module, static, "go", "build", "-ldflags", "-s -w", "-o", dir+"/", ".")
-		return err
-	})
-	return dir, version, err
-}
-
 // buildPause builds the program of the pause image, part of the harness.
-func (m *maker) buildPause() (string, error) {
+func (m *maker) buildPause(ctx context.Context) (string, error) {
 	dir := m.cache.Path("pause")
-	_, err := command(m.ctx, filepath.Join(m.tree, "test/cluster"), static, "go", "build", "-ldflags", "-s -w", "-o", dir+"/", "./cmd/pause")
+	_, err := command(ctx, filepath.Join(m.tree, "test/cluster"), static, "go", "build", "-ldflags", "-s -w", "-o", dir+"/", "./cmd/pause")
 	return dir, err
 }
 
 // buildBeeline builds the work tree's Beeline; the Go build cache makes that
 // cheap when nothing changed.
-func (m *maker) buildBeeline() (string, error) {
+func (m *maker) buildBeeline(ctx context.Context) (string, error) {
 	dir := m.cache.Path("beeline")
-	_, err := command(m.ctx, m.tree, static, "go", "build", "-ldflags", "-s -w", "-o", dir+"/", "./cmd/beeline")
+	_, err := command(ctx, m.tree, static, "go", "build", "-ldflags", "-s -w", "-o", dir+"/", "./cmd/beeline")
 	return dir, err
-}
-
-// moduleVersion is the version of a dependency in the module at dir.
-func (m *maker) moduleVersion(dir, path string) (string, error) {
-	return command(m.ctx, dir, nil, "go", "list", "-m", "-f", "{{.Version}}", path)
 }
 
 // FindTree returns the root of Beeline's work tree around the current folder.

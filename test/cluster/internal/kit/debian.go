@@ -3,6 +3,7 @@
 package kit
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,17 +19,17 @@ const (
 )
 
 // debianPackages is what nodes, the control plane and images need.
-const debianPackages = "containerd,runc,containernetworking-plugins,etcd-server,kmod,procps," + // nodes
+const debianPackages = "containerd,runc,containernetworking-plugins,kmod,procps," + // nodes
 	"nftables,iptables,iproute2," + // kube-proxy, and people who look around
 	"busybox,nginx-light,curl,wget,bind9-dnsutils,netcat-openbsd,iperf3" // images
 
 // makeDebian unpacks the root file system that is the lower layer of every box
 // and of most images. Nothing is installed on this machine: debootstrap itself
 // comes from an unpacked package too.
-func (m *maker) makeDebian() (string, error) {
+func (m *maker) makeDebian(ctx context.Context) (string, error) {
 	return m.cache.once("debian-"+debianSuite+"-"+debianVersion, func(dir string) error {
 		m.log.Info("unpacking Debian, about two minutes", "suite", debianSuite)
-		tool, err := m.unpackDebootstrap()
+		tool, err := m.unpackDebootstrap(ctx)
 		if err != nil {
 			return err
 		}
@@ -37,7 +38,7 @@ func (m *maker) makeDebian() (string, error) {
 			mirror = debianMirror
 		}
 		env := []string{"DEBOOTSTRAP_DIR=" + filepath.Join(tool, "usr/share/debootstrap")}
-		_, err = command(m.ctx, "/", env, filepath.Join(tool, "usr/sbin/debootstrap"),
+		_, err = command(ctx, "/", env, filepath.Join(tool, "usr/sbin/debootstrap"),
 			"--variant=minbase", "--include="+debianPackages, debianSuite, dir, mirror)
 		if err != nil {
 			return err
@@ -47,13 +48,13 @@ func (m *maker) makeDebian() (string, error) {
 }
 
 // unpackDebootstrap downloads the package and unpacks it into the cache.
-func (m *maker) unpackDebootstrap() (string, error) {
+func (m *maker) unpackDebootstrap(ctx context.Context) (string, error) {
 	return m.cache.once("debootstrap", func(dir string) error {
-		if _, err := command(m.ctx, dir, nil, "apt-get", "download", "debootstrap"); err != nil {
-			if _, err := command(m.ctx, dir, nil, "apt-get", "update"); err != nil {
+		if _, err := command(ctx, dir, nil, "apt-get", "download", "debootstrap"); err != nil {
+			if _, err := command(ctx, dir, nil, "apt-get", "update"); err != nil {
 				return err
 			}
-			if _, err := command(m.ctx, dir, nil, "apt-get", "download", "debootstrap"); err != nil {
+			if _, err := command(ctx, dir, nil, "apt-get", "download", "debootstrap"); err != nil {
 				return err
 			}
 		}
@@ -61,7 +62,7 @@ func (m *maker) unpackDebootstrap() (string, error) {
 		if err != nil || len(packages) != 1 {
 			return fmt.Errorf("apt-get download left %d packages, want 1: %w", len(packages), err)
 		}
-		_, err = command(m.ctx, dir, nil, "dpkg", "-x", packages[0], dir)
+		_, err = command(ctx, dir, nil, "dpkg", "-x", packages[0], dir)
 		return err
 	})
 }
@@ -86,16 +87,16 @@ func trimDebian(root string) error {
 }
 
 // nodeOnly are the parts of the Debian root that no image has a use for.
-var nodeOnly = []string{"./usr/bin/containerd*", "./usr/bin/ctr", "./usr/bin/etcd", "./usr/lib/cni", "./var/lib/dpkg/info", "./boot"}
+var nodeOnly = []string{"./usr/bin/containerd*", "./usr/bin/ctr", "./usr/lib/cni", "./var/lib/dpkg/info", "./boot"}
 
 // makeDebianLayer packs the root file system as an image layer.
-func (m *maker) makeDebianLayer(root string) (string, error) {
+func (m *maker) makeDebianLayer(ctx context.Context, root string) (string, error) {
 	dir, err := m.cache.once("layer-"+filepath.Base(root), func(dir string) error {
 		args := []string{"-C", root, "--numeric-owner", "--one-file-system"}
 		for _, path := range nodeOnly {
 			args = append(args, "--exclude="+path)
 		}
-		_, err := command(m.ctx, "/", nil, "tar", append(args, "-cf", filepath.Join(dir, "layer.tar"), ".")...)
+		_, err := command(ctx, "/", nil, "tar", append(args, "-cf", filepath.Join(dir, "layer.tar"), ".")...)
 		return err
 	})
 	return filepath.Join(dir, "layer.tar"), err
@@ -103,7 +104,7 @@ func (m *maker) makeDebianLayer(root string) (string, error) {
 
 // makeBusyboxLayer packs Debian's BusyBox with the libraries it is linked with
 // and a link for every applet.
-func (m *maker) makeBusyboxLayer(root string) (string, error) {
+func (m *maker) makeBusyboxLayer(ctx context.Context, root string) (string, error) {
 	dir, err := m.cache.once("busybox-"+filepath.Base(root), func(dir string) error {
 		stage := filepath.Join(dir, "root")
 		const script = `set -e
@@ -116,7 +117,7 @@ echo 'root:x:0:0:root:/root:/bin/sh' >"$1/etc/passwd"; echo 'root:x:0:' >"$1/etc
 tar -C "$1" --numeric-owner -cf "$1/../layer.tar" .
 rm -r "$1"
 `
-		_, err := command(m.ctx, "/", nil, "sh", "-c", script, root, stage)
+		_, err := command(ctx, "/", nil, "sh", "-c", script, root, stage)
 		return err
 	})
 	return filepath.Join(dir, "layer.tar"), err

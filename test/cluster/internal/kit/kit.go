@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"path/filepath"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/beeline-net/beeline/test/cluster/internal/oci"
 )
 
@@ -19,6 +21,8 @@ type Kit struct {
 	Kubernetes string
 	// KubernetesVersion is theirs: "v1.37.2".
 	KubernetesVersion string
+	// Etcd is a folder with etcd.
+	Etcd string
 	// CoreDNSVersion is that of the image.
 	CoreDNSVersion string
 	// Debian is the root file system of nodes. It must not be written to.
@@ -27,12 +31,8 @@ type Kit struct {
 	Images []oci.Image
 }
 
-// Kubectl is the path of kubectl.
-func (k *Kit) Kubectl() string { return filepath.Join(k.Kubernetes, "kubectl") }
-
 // maker makes a Kit.
 type maker struct {
-	ctx   context.Context
 	cache Cache
 	tree  string
 	log   *slog.Logger
@@ -41,16 +41,30 @@ type maker struct {
 // Make makes what is missing in the cache, which takes a quarter of an hour
 // from nothing, and Beeline, which takes seconds.
 func Make(ctx context.Context, cache Cache, tree string, log *slog.Logger) (*Kit, error) {
-	m := &maker{ctx, cache, tree, log}
+	m := &maker{cache, tree, log}
 	k := &Kit{Tree: tree}
-	var err error
-	if k.Debian, err = m.makeDebian(); err != nil {
+	var coredns string
+	// Debian is mostly waiting for the network, the rest is computing.
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		k.Debian, err = m.makeDebian(groupCtx)
+		return err
+	})
+	group.Go(func() (err error) {
+		if k.Kubernetes, k.KubernetesVersion, err = m.build(groupCtx, kubernetesBuild); err != nil {
+			return err
+		}
+		if k.Etcd, _, err = m.build(groupCtx, etcdBuild); err != nil {
+			return err
+		}
+		coredns, k.CoreDNSVersion, err = m.build(groupCtx, coreDNSBuild)
+		return err
+	})
+	err := group.Wait()
+	if err != nil {
 		return nil, err
 	}
-	if k.Kubernetes, k.KubernetesVersion, err = m.buildKubernetes(); err != nil {
-		return nil, err
-	}
-	if k.Images, err = m.makeImages(k); err != nil {
+	if k.Images, err = m.makeImages(ctx, k, coredns); err != nil {
 		return nil, fmt.Errorf("images: %w", err)
 	}
 	return k, nil
@@ -58,36 +72,34 @@ func Make(ctx context.Context, cache Cache, tree string, log *slog.Logger) (*Kit
 
 // makeImages makes the images under the names that pods ask for, without the
 // registry's host: the cluster's registry answers for every host.
-func (m *maker) makeImages(k *Kit) ([]oci.Image, error) {
-	debian, err := m.makeDebianLayer(k.Debian)
+func (m *maker) makeImages(ctx context.Context, k *Kit, coredns string) ([]oci.Image, error) {
+	debian, err := m.makeDebianLayer(ctx, k.Debian)
 	if err != nil {
 		return nil, err
 	}
-	busybox, err := m.makeBusyboxLayer(k.Debian)
+	busybox, err := m.makeBusyboxLayer(ctx, k.Debian)
 	if err != nil {
 		return nil, err
 	}
-	pause, err := m.buildPause()
+	pause, err := m.buildPause(ctx)
 	if err != nil {
 		return nil, err
 	}
-	coredns, version, err := m.buildCoreDNS()
+	beeline, err := m.buildBeeline(ctx)
 	if err != nil {
 		return nil, err
 	}
-	k.CoreDNSVersion = version
-	beeline, err := m.buildBeeline()
-	if err != nil {
-		return nil, err
-	}
-	program := func(dir, name string) oci.Content { return oci.Program(filepath.Join(dir, name), "/"+name) }
 	return oci.Make(
 		oci.Recipe{Name: "pause:3.10", Layers: []oci.Content{program(pause, "pause")}, Entrypoint: []string{"/pause"}},
 		oci.Recipe{Name: "library/busybox:latest", Layers: []oci.Content{oci.Tar(busybox)}, Command: []string{"sh"}},
 		oci.Recipe{Name: "library/nginx:latest", Layers: []oci.Content{oci.Tar(debian)},
 			Command: []string{"nginx", "-g", "daemon off;"}},
-		oci.Recipe{Name: "coredns/coredns:" + version, Layers: []oci.Content{program(coredns, "coredns")}, Entrypoint: []string{"/coredns"}},
-		oci.Recipe{Name: "kube-proxy:" + k.KubernetesVersion, Layers: []oci.Content{oci.Tar(debian), program(k.Kubernetes, "kube-proxy")}, Entrypoint: []string{"/kube-proxy"}},
+		oci.Recipe{Name: "coredns/coredns:" + k.CoreDNSVersion, Layers: []oci.Content{program(coredns, "coredns")}, Entrypoint: []string{"/coredns"}},
+		oci.Recipe{Name: "kube-proxy:" + k.KubernetesVersion,
+			Layers: []oci.Content{oci.Tar(debian), program(k.Kubernetes, "kube-proxy")}, Entrypoint: []string{"/kube-proxy"}},
 		oci.Recipe{Name: "beeline-net/beeline:latest", Layers: []oci.Content{program(beeline, "beeline")}, Entrypoint: []string{"/beeline"}},
 	)
 }
+
+// program is a layer with one of the binaries in dir.
+func program(dir, name string) oci.Content { return oci.Program(filepath.Join(dir, name), "/"+name) }
