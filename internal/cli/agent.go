@@ -26,7 +26,8 @@ the kernel goes on working afterwards; "beeline cleanup" ends that.
 Services come from the Kubernetes API (--kubeconfig, or in-cluster), or from a
 folder of the same YAML (--manifests). kube-proxy's flags and its configuration
 file are understood: see docs/reference/configuration.md.`,
-		Args: noArgs,
+		Args:    noArgs,
+		Version: buildVersion(), // kube-proxy has the flag, too
 	}
 	loader := config.NewLoader(cmd.Flags())
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {

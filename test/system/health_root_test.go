@@ -17,25 +17,35 @@ import (
 	"github.com/cilium/ebpf/link"
 )
 
-// get asks one of the agent's own servers from inside the node.
-func (n *node) get(url string) (status int, body string, err error) {
-	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(_ context.Context, network, addr string) (c net.Conn, err error) {
-			err = n.NS.Do(func() error {
-				c, err = net.Dial(network, addr)
-				return err
-			})
-			return c, err
-		},
-	}}
+// fetch asks one of the agent's own servers from inside the node. The HTTP
+// client dials in a goroutine of its own, so it is the dialling that must enter
+// the namespace.
+func (n *node) fetch(url string) (*http.Response, string, error) {
+	dial := func(ctx context.Context, network, addr string) (c net.Conn, err error) {
+		err = n.NS.Do(func() error {
+			var d net.Dialer
+			c, err = d.DialContext(ctx, network, addr)
+			return err
+		})
+		return c, err
+	}
+	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: dial}}
 	resp, err := client.Get(url)
 	if err != nil {
-		return 0, "", err
+		return nil, "", err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	text, err := io.ReadAll(resp.Body)
-	return resp.StatusCode, string(text), err
+	return resp, string(text), err
+}
+
+// get returns status code and body.
+func (n *node) get(url string) (status int, body string, err error) {
+	resp, body, err := n.fetch(url)
+	if err != nil {
+		return 0, "", err
+	}
+	return resp.StatusCode, body, nil
 }
 
 // awaitStatus waits for a status code and returns the body.

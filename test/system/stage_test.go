@@ -122,12 +122,18 @@ func (n *node) start(args ...string) {
 	n.awaitLog("in step")
 }
 
-// launch starts the node's agent.
+// launch starts the node's agent on its folder of manifests.
 func (n *node) launch(args ...string) {
 	n.t.Helper()
+	n.exec(append([]string{"--manifests", n.manifests, "--node-name", n.Name}, args...)...)
+}
+
+// exec starts the node's agent with no more than what it needs to find the lab's
+// kernel objects.
+func (n *node) exec(args ...string) {
+	n.t.Helper()
 	n.log = &logBuffer{}
-	n.agent = exec.Command(binary, append([]string{"agent", "--manifests", n.manifests,
-		"--node-name", n.Name, "--bpffs", n.BPFFS, "--cgroup-root", n.Cgroup.Path}, args...)...)
+	n.agent = exec.Command(binary, append([]string{"agent", "--bpffs", n.BPFFS, "--cgroup-root", n.Cgroup.Path}, args...)...)
 	n.agent.Stdout, n.agent.Stderr = n.log, n.log
 	check(n.t, lab.Start(n.agent, n.NS, n.Cgroup))
 }
