@@ -31,6 +31,7 @@ var floors = map[string]floor{
 	"snapshot":        {[]string{"model"}, "holds what sources say, whichever they are"},
 	"source/object":   {[]string{"model"}, "turns API objects into values, wherever they come from"},
 	"source/kube":     {[]string{"model", "snapshot", "source/object"}, "a source knows the outside and the snapshot, not what becomes of it"},
+	"source/link":     {[]string{"model"}, "netlink in, values out"},
 	"source/manifest": {[]string{"model", "snapshot", "source/object"}, "a source knows the outside and the snapshot, not what becomes of it"},
 
 	"maps":      {[]string{"abi"}, "typed tables, whatever they mean"},
@@ -56,8 +57,8 @@ var libraries = map[string]floor{
 	"sigs.k8s.io/json":                     {[]string{"source/manifest"}, "Kubernetes ends at the sources"},
 	"sigs.k8s.io/yaml":                     {[]string{"cli", "config", "contract", "source/manifest"}, "YAML is for people and files, at the edge"},
 	"go.yaml.in/yaml/":                     {[]string{"source/manifest"}, "YAML is for people and files, at the edge"},
-	"github.com/vishvananda/":              {[]string{"lab"}, "devices and namespaces are made in the lab only"},
-	"golang.org/x/sys/unix":                {[]string{"agent", "datapath", "demo", "lab", "maps"}, "system calls are made at the edges"},
+	"github.com/vishvananda/":              {[]string{"lab", "source/link"}, "devices and namespaces are made in the lab only, and watched by one source"},
+	"golang.org/x/sys/unix":                {[]string{"agent", "datapath", "demo", "lab", "maps", "source/link"}, "system calls are made at the edges"},
 	"golang.org/x/sync/":                   {[]string{"agent"}, "goroutines are started where all is wired"},
 	"github.com/fsnotify/fsnotify":         {[]string{"config", "source/manifest"}, "only files on disk are watched"},
 	"github.com/spf13/cobra":               {[]string{"cli"}, "the command line ends at cli"},

@@ -120,12 +120,14 @@ func Cleanup(p Pins) error {
 	}
 	defer func() { _ = lock.Close() }()
 	var errs []error
-	links, err := filepath.Glob(filepath.Join(p.root, "v*", "links", programPrefix+"*"))
-	if err != nil {
-		return fmt.Errorf("list pinned links: %w", err)
-	}
-	for _, path := range links {
-		errs = append(errs, detach(path))
+	for _, folder := range []string{"links", "devices"} {
+		links, err := filepath.Glob(filepath.Join(p.root, "v*", folder, "*"))
+		if err != nil {
+			return fmt.Errorf("list pinned links: %w", err)
+		}
+		for _, path := range links {
+			errs = append(errs, detach(path))
+		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
