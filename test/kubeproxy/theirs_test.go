@@ -5,7 +5,6 @@ package kubeproxy
 import (
 	"net"
 	"net/netip"
-	"reflect"
 	"slices"
 	"time"
 
@@ -18,7 +17,6 @@ import (
 	"k8s.io/kubernetes/pkg/proxy"
 	"k8s.io/kubernetes/pkg/proxy/apis"
 	utilnode "k8s.io/kubernetes/pkg/util/node"
-	netutils "k8s.io/utils/net"
 
 	"github.com/beeline-net/beeline/internal/model"
 	"github.com/beeline-net/beeline/internal/plan"
@@ -366,151 +364,4 @@ func keptBy(protocol model.Protocol, eps []proxy.Endpoint) []string {
 		}
 	}
 	return list
-}
-
-// openPorts are the endpoints of a Service's ports for which kube-proxy leaves
-// open what counts: the same address is in several slices, and different
-// things are said about it. It walks the slices in the order of a Go map.
-type openPorts map[proxy.ServicePortName]map[string][]candidate
-
-// candidate is what one slice says about an endpoint, as kube-proxy reads it
-// on each node.
-type candidate map[string]proxy.Endpoint
-
-// possibilities lists what the endpoints of a port may be; one list if
-// kube-proxy leaves nothing open.
-func (f *familyProxy) possibilities(name proxy.ServicePortName, node string) [][]proxy.Endpoint {
-	all := [][]proxy.Endpoint{f.maps[node][name]}
-	for addr, candidates := range f.open[name.NamespacedName][name] {
-		var next [][]proxy.Endpoint
-		for _, eps := range all {
-			for _, c := range candidates {
-				variant := slices.Clone(eps)
-				variant[slices.IndexFunc(variant, func(e proxy.Endpoint) bool { return e.String() == addr })] = c[node]
-				next = append(next, variant)
-			}
-		}
-		all = next
-	}
-	return all
-}
-
-// localReady is LocalReadyEndpoints of a Service about which something is open.
-func (f *familyProxy) localReady(service types.NamespacedName, node string) (least, most int) {
-	certain, possible := map[string]bool{}, map[string]bool{}
-	counts := func(e proxy.Endpoint) bool { return e.IsLocal() && e.IsReady() }
-	for name, eps := range f.maps[node] {
-		if name.NamespacedName != service {
-			continue
-		}
-		for _, e := range eps {
-			says := []proxy.Endpoint{e}
-			if candidates := f.open[service][name][e.String()]; len(candidates) > 0 {
-				says = nil
-				for _, c := range candidates {
-					says = append(says, c[node])
-				}
-			}
-			if slices.ContainsFunc(says, counts) {
-				possible[e.IP()] = true
-				if !slices.ContainsFunc(says, func(e proxy.Endpoint) bool { return !counts(e) }) {
-					certain[e.IP()] = true
-				}
-			}
-		}
-	}
-	return len(certain), len(possible)
-}
-
-// findOpen follows kube-proxy's rule (endpointslicecache.go, addEndpoints): in
-// the order in which it comes by them, the first counts unless a later one is
-// not terminating.
-func (p *kubeProxies) findOpen(family model.Family, all map[string]*discovery.EndpointSlice) openPorts {
-	type said struct {
-		slice *discovery.EndpointSlice
-		port  int
-		index int
-	}
-	outcomes := map[proxy.ServicePortName]map[string][]said{}
-	for _, s := range all {
-		if string(s.AddressType) != family.String() {
-			continue
-		}
-		for i, port := range s.Ports {
-			if port.Name == nil || port.Port == nil || *port.Port == 0 {
-				continue
-			}
-			name := proxy.ServicePortName{
-				NamespacedName: types.NamespacedName{Namespace: s.Namespace, Name: owner(s).name},
-				Port:           *port.Name, Protocol: *port.Protocol,
-			}
-			if outcomes[name] == nil {
-				outcomes[name] = map[string][]said{}
-			}
-			for addr, index := range decisive(s, *port.Port) {
-				outcomes[name][addr] = append(outcomes[name][addr], said{s, i, index})
-			}
-		}
-	}
-	open := openPorts{}
-	for name, addrs := range outcomes {
-		for addr, list := range addrs {
-			alive := slices.DeleteFunc(slices.Clone(list), func(s said) bool { return terminating(s.slice.Endpoints[s.index]) })
-			if len(alive) > 0 {
-				list = alive
-			}
-			if len(list) < 2 {
-				continue
-			}
-			var candidates []candidate
-			for _, s := range list {
-				c := p.read(s.slice, s.port, s.index)
-				if !slices.ContainsFunc(candidates, func(o candidate) bool { return reflect.DeepEqual(o, c) }) {
-					candidates = append(candidates, c)
-				}
-			}
-			if len(candidates) > 1 {
-				if open[name] == nil {
-					open[name] = map[string][]candidate{}
-				}
-				open[name][addr] = candidates
-			}
-		}
-	}
-	return open
-}
-
-// decisive returns for each address of a slice the index of the endpoint that
-// counts if no other slice has that address.
-func decisive(s *discovery.EndpointSlice, port int32) map[string]int {
-	index := map[string]int{}
-	for i, e := range s.Endpoints {
-		addr := netip.AddrPortFrom(addrOf(netutils.ParseIPSloppy(e.Addresses[0])), uint16(port)).String()
-		if _, found := index[addr]; !found || !terminating(e) {
-			index[addr] = i
-		}
-	}
-	return index
-}
-
-func terminating(e discovery.Endpoint) bool {
-	return e.Conditions.Terminating != nil && *e.Conditions.Terminating
-}
-
-// read lets kube-proxy itself read one endpoint.
-func (p *kubeProxies) read(s *discovery.EndpointSlice, port, endpoint int) candidate {
-	alone := *s
-	alone.Ports = s.Ports[port : port+1]
-	alone.Endpoints = s.Endpoints[endpoint : endpoint+1]
-	c := candidate{}
-	for node := range p.nodes {
-		tracker := proxy.NewEndpointsChangeTracker(v1.IPFamily(s.AddressType), node, nil, nil)
-		tracker.EndpointSliceUpdate(&alone, false)
-		read := proxy.EndpointsMap{}
-		read.Update(tracker)
-		for _, eps := range read {
-			c[node] = eps[0]
-		}
-	}
-	return c
 }
