@@ -73,6 +73,11 @@ func Open(opts Options) (_ *Datapath, err error) {
 	if d.cgroup, err = openCgroup(opts.CgroupRoot); err != nil {
 		return nil, err
 	}
+	// Two agents with a BPF filesystem each would not see one another's
+	// programs before both have attached theirs.
+	if err := lock(d.cgroup); err != nil {
+		return nil, err
+	}
 	if err := d.refuseForeign(); err != nil {
 		return nil, err
 	}

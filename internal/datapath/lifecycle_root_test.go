@@ -20,20 +20,53 @@ import (
 
 func TestASecondAgentIsRefused(t *testing.T) {
 	w := newWorld(t)
-	w.open()
-	if _, err := Open(w.options()); !errors.Is(err, ErrLocked) {
-		t.Errorf("same BPF filesystem: %v, want ErrLocked", err)
-	}
+	first := w.open()
 	other := w.options()
 	var err error
 	other.BPFFS, err = w.lab.BPFFS()
 	check(t, err)
-	_, err = Open(other)
-	if err == nil || !strings.Contains(err.Error(), "already served by another Beeline") {
-		t.Errorf("another BPF filesystem, same cgroup: %v, want a refusal", err)
+	for name, opts := range map[string]Options{"same BPF filesystem": w.options(), "another, same cgroup": other} {
+		if _, err := Open(opts); !errors.Is(err, ErrLocked) {
+			t.Errorf("%s: %v, want ErrLocked", name, err)
+		}
+	}
+	check(t, first.Close())
+	if _, err = Open(other); err == nil || !strings.Contains(err.Error(), "already served by another Beeline") {
+		t.Errorf("beside the programs of an agent that has ended: %v, want a refusal", err)
 	}
 	if NewPins(other.BPFFS).Exists() {
 		t.Error("the refused agent left pins behind")
+	}
+}
+
+func TestOfAgentsThatStartTogetherOneWins(t *testing.T) {
+	w := newWorld(t)
+	const agents = 4
+	var opened []*Datapath
+	results := make(chan *Datapath, agents)
+	for range agents {
+		opts := w.options()
+		var err error
+		opts.BPFFS, err = w.lab.BPFFS()
+		check(t, err)
+		go func() {
+			dp, err := Open(opts)
+			if err != nil && !errors.Is(err, ErrLocked) {
+				t.Errorf("%v, want ErrLocked", err)
+			}
+			results <- dp
+		}()
+	}
+	for range agents {
+		if dp := <-results; dp != nil {
+			opened = append(opened, dp)
+		}
+	}
+	if len(opened) != 1 {
+		t.Errorf("%d of %d serve the cgroup, want one", len(opened), agents)
+	}
+	for _, dp := range opened {
+		check(t, dp.Close())
 	}
 }
 

@@ -74,25 +74,33 @@ func (p Pins) removeAll() error {
 	return nil
 }
 
-// ErrLocked says that another process owns the pin folder.
+// ErrLocked says that another process owns the pin folder or the cgroup.
 var ErrLocked = errors.New("in use by another Beeline agent")
 
-// lock takes the folder for this process; the kernel releases it when the
-// process ends, however it ends.
+// lock takes the folder for this process.
 func (p Pins) lock() (*os.File, error) {
 	dir, err := os.Open(p.root)
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", p.root, err)
 	}
-	err = unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if err == nil {
-		return dir, nil
+	if err := lock(dir); err != nil {
+		_ = dir.Close()
+		return nil, err
 	}
-	_ = dir.Close()
+	return dir, nil
+}
+
+// lock takes a folder for this process; the kernel releases it when the process
+// ends, however it ends.
+func lock(dir *os.File) error {
+	err := unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		err = ErrLocked
 	}
-	return nil, fmt.Errorf("lock %s: %w", p.root, err)
+	if err != nil {
+		return fmt.Errorf("lock %s: %w", dir.Name(), err)
+	}
+	return nil
 }
 
 // Locked reports whether an agent owns the folder at this moment.
