@@ -194,7 +194,8 @@ type Node struct {
 	Addresses []netip.Addr
 	// PodCIDRs is spec.podCIDRs.
 	PodCIDRs []netip.Prefix
-	// Draining is true while the node is being deleted or carries the taint
+	// Draining is true while load balancers are to leave the node alone: it is
+	// being deleted, has no Node object (any more), or carries the taint
 	// ToBeDeletedByClusterAutoscaler (KEP-3836).
 	Draining bool
 }

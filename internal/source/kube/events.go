@@ -4,6 +4,7 @@ package kube
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -96,7 +97,7 @@ func (e *Events) create(ctx context.Context, c *Client, event *corev1.Event) {
 	ctx, cancel := context.WithTimeout(ctx, eventTimeout)
 	defer cancel()
 	err := c.core.Post().Namespace(event.Namespace).Resource("events").Body(event).MaxRetries(0).Do(ctx).Error()
-	if err != nil && ctx.Err() != context.Canceled {
+	if err != nil && !errors.Is(ctx.Err(), context.Canceled) {
 		e.log.Warn("Event not written", "service", event.InvolvedObject.Namespace+"/"+event.InvolvedObject.Name,
 			"reason", event.Reason, "err", err)
 	}

@@ -344,16 +344,23 @@ func TestMissingNode(t *testing.T) {
 		t.Error("synced at once")
 	}
 	w.synced(t)
-	if n := w.store.Node(); n.Name != "n1" || n.Addresses != nil {
+	if n := w.store.Node(); n.Name != "n1" || n.Addresses != nil || !n.Draining {
 		t.Errorf("node %v", n)
 	}
 	api.put(node("n1", "192.0.2.1"))
 	eventually(t, "the node", func() bool { return len(w.store.Node().Addresses) == 1 && len(w.src.Problems()) == 0 })
 	api.drop(node("n1", ""))
 	eventually(t, "a problem", func() bool { return len(w.src.Problems()) == 1 })
+	eventually(t, "no traffic from load balancers", func() bool { return w.store.Node().Draining })
 	if len(w.store.Node().Addresses) != 1 {
 		t.Error("a deleted Node took the machine's addresses with it")
 	}
+	api.put(node("n1", "192.0.2.1"))
+	eventually(t, "the node again", func() bool { return !w.store.Node().Draining && len(w.src.Problems()) == 0 })
+	api.dropUnseen(node("n1", ""))
+	api.expire()
+	api.cutWatches()
+	eventually(t, "gone by a relist", func() bool { return w.store.Node().Draining && len(w.store.Node().Addresses) == 1 })
 }
 
 func TestNodeThatComesInTimeSyncsAtOnce(t *testing.T) {

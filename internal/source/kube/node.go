@@ -18,13 +18,16 @@ import (
 // yet, or a wrong --node-name. It is waited for, then the agent goes on as
 // kube-proxy does: Services work, but nothing is local, and NodePorts have no
 // addresses. A Node that vanishes later leaves its last values in force: the
-// machine still has its addresses.
+// machine still has its addresses. In both cases load balancers are told to
+// leave the node alone, as kube-proxy does (healthcheck/proxy_health.go,
+// NodeEligible).
 type nodeWriter struct {
 	cfg  Config
 	book *object.Book
 
 	mu      sync.Mutex
 	known   bool
+	last    model.Node
 	waiting *time.Timer
 }
 
@@ -36,7 +39,7 @@ func (w *nodeWriter) set(node model.Node) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.known = true
+	w.known, w.last = true, node
 	w.cfg.Store.SetNode(node)
 	w.cfg.Store.Synced(snapshot.Node)
 }
@@ -45,7 +48,19 @@ func (w *nodeWriter) remove(name model.Name) {
 	if name.Name != w.cfg.NodeName {
 		return
 	}
-	w.missing("was deleted; its last addresses, zone and taints stay in force")
+	w.gone("was deleted")
+}
+
+// gone says that a Node which was known does not exist any more.
+func (w *nodeWriter) gone(how string) {
+	w.mu.Lock()
+	if w.known {
+		node := w.last
+		node.Draining = true
+		w.cfg.Store.SetNode(node)
+	}
+	w.mu.Unlock()
+	w.missing(how + "; its last addresses and zone stay in force, and load balancers are told to leave it alone")
 }
 
 func (w *nodeWriter) replace(all []model.Node) {
@@ -62,7 +77,7 @@ func (w *nodeWriter) replace(all []model.Node) {
 	}
 	w.mu.Unlock()
 	if known {
-		w.missing("is gone; its last addresses, zone and taints stay in force")
+		w.gone("is gone")
 		return
 	}
 	w.missing(fmt.Sprintf("does not exist (is the node name right?); after %v the agent goes on without it", w.cfg.NodeGrace))
@@ -75,7 +90,7 @@ func (w *nodeWriter) giveUp() {
 		return
 	}
 	w.cfg.Log.Warn("going on without the Node object", "node", w.cfg.NodeName)
-	w.cfg.Store.SetNode(model.Node{Name: w.cfg.NodeName})
+	w.cfg.Store.SetNode(model.Node{Name: w.cfg.NodeName, Draining: true})
 	w.cfg.Store.Synced(snapshot.Node)
 }
 
