@@ -27,6 +27,7 @@ test: ## Run all tests: test-unit, test-root and diff (root)
 
 test-unit: deps ## Run the tests that need no root, under the race detector
 	hack/test unit
+	hack/test cluster
 
 test-root: deps ## Run the tests in namespaces with real programs (root)
 	hack/test root

@@ -63,14 +63,14 @@ func (r *runner) newPrepare() *cobra.Command {
 	}
 }
 
-// run starts a cluster with its proxy, calls f, and removes the cluster however
-// that ends.
-func (r *runner) run(ctx context.Context, f func(context.Context, *cluster.Cluster) error) (err error) {
+// run prepares what is missing, starts a cluster without a proxy, calls f, and
+// removes the cluster however that ends. It notes its steps in the table.
+func (r *runner) run(ctx context.Context, table *experiment.Table, f func(context.Context, *cluster.Cluster) error) (err error) {
 	if err := r.check(); err != nil {
 		return err
 	}
 	k, cache, err := r.makeKit(ctx)
-	if err != nil {
+	if err := table.Step("binaries and images are built, or were in the cache", err); err != nil {
 		return err
 	}
 	c, err := cluster.Start(ctx, r.cfg, k, cache, r.log)
@@ -80,7 +80,8 @@ func (r *runner) run(ctx context.Context, f func(context.Context, *cluster.Clust
 		}
 		return err
 	}
-	defer func() { err = errors.Join(err, c.Close()) }()
+	defer func() { err = errors.Join(err, table.Step("everything is removed", c.Close())) }()
+	_ = table.Step(fmt.Sprintf("cluster is up: %d nodes, no service proxy", r.cfg.Nodes), nil)
 	err = f(ctx, c)
 	if err != nil && ctx.Err() == nil { // not because it was interrupted
 		c.Explain(ctx, os.Stderr)
@@ -92,7 +93,7 @@ func (r *runner) newServe() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "serve", Short: "Run a cluster until interrupted", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return r.run(cmd.Context(), func(ctx context.Context, c *cluster.Cluster) error {
+			return r.run(cmd.Context(), experiment.NewTable(), func(ctx context.Context, c *cluster.Cluster) error {
 				if err := c.InstallProxy(ctx, cluster.Proxy(r.proxy)); err != nil {
 					return err
 				}
@@ -225,7 +226,11 @@ func (r *runner) newKubectl() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			kubectl := cluster.KubectlCommand(cmd.Context(), cluster.DirsOf(cache, r.cfg.Name), args...)
+			dirs := cluster.DirsOf(cache, r.cfg.Name)
+			if _, err := os.Stat(dirs.Kubeconfig()); err != nil {
+				return fmt.Errorf("no cluster %s is running: %w", r.cfg.Name, err)
+			}
+			kubectl := cluster.KubectlCommand(cmd.Context(), dirs, args...)
 			kubectl.Stdin, kubectl.Stdout, kubectl.Stderr = os.Stdin, os.Stdout, os.Stderr
 			return withStatus(kubectl.Run())
 		},
@@ -274,11 +279,9 @@ func (r *runner) newExperiment() *cobra.Command {
 Beeline, sees that it works, and removes the cluster.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			table := experiment.NewTable()
-			err := r.run(cmd.Context(), func(ctx context.Context, c *cluster.Cluster) error {
-				table.Step("cluster is up, without a service proxy", nil)
+			err := r.run(cmd.Context(), table, func(ctx context.Context, c *cluster.Cluster) error {
 				return experiment.Run(ctx, c, cluster.Proxy(r.proxy), table)
 			})
-			table.Step("everything is removed", err)
 			table.Print(os.Stdout)
 			return err
 		},

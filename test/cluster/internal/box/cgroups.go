@@ -95,6 +95,41 @@ func (h hierarchy) join(cgroup string) error {
 	return nil
 }
 
+// InitCgroup is the cgroup v2 folder, below a box's own, of the processes that Start
+// and Command start. A folder that hands its controllers on, as the kubelet
+// needs it, may hold no processes itself (the "no internal processes" rule of
+// cgroup v2).
+const InitCgroup = "init"
+
+// settle moves this process into InitCgroup and hands the box's controllers on. It is
+// called with the hierarchy as it is mounted inside. Where v1 has the
+// controllers, there are none to hand on.
+func settle(mount string) error {
+	leaf := filepath.Join(mount, InitCgroup)
+	if err := os.Mkdir(leaf, 0o755); err != nil {
+		return fmt.Errorf("cgroup: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte("0"), 0); err != nil {
+		return fmt.Errorf("join cgroup: %w", err)
+	}
+	return HandOn(mount)
+}
+
+// HandOn enables for the children of a cgroup v2 folder every controller that
+// the folder has.
+func HandOn(path string) error {
+	text, err := os.ReadFile(filepath.Join(path, "cgroup.controllers"))
+	if err != nil {
+		return fmt.Errorf("cgroup: %w", err)
+	}
+	for _, controller := range strings.Fields(string(text)) {
+		if err := os.WriteFile(filepath.Join(path, "cgroup.subtree_control"), []byte("+"+controller), 0); err != nil {
+			return fmt.Errorf("hand on controller %s: %w", controller, err)
+		}
+	}
+	return nil
+}
+
 // inheritCPUSet fills a new cpuset of v1, which starts empty and cannot be
 // joined before it has CPUs and memory. Elsewhere it does nothing.
 func inheritCPUSet(path string) error {
@@ -124,6 +159,9 @@ func mountCgroups(m *mounter, hierarchies []hierarchy) {
 	for _, h := range hierarchies {
 		if h.version == 2 {
 			m.mount("cgroup2", h.mount, "cgroup2", flags, "")
+			if m.err == nil {
+				m.err = settle(filepath.Join(m.root, h.mount))
+			}
 		} else {
 			m.mount("cgroup", h.mount, "cgroup", flags, h.options)
 		}

@@ -145,6 +145,9 @@ func (c *Cluster) startBox(ns *lab.Namespace, spec box.Spec) error {
 	if err != nil {
 		return err
 	}
+	if err := box.HandOn(filepath.Dir(cg.Path)); err != nil {
+		return err
+	}
 	spec.Root = c.kit.Debian
 	spec.State = filepath.Join(c.dirs.State, spec.Name)
 	spec.Cgroup = filepath.Join(c.cgroup(), spec.Name)

@@ -45,7 +45,7 @@ func StartIn(ctx context.Context, cache kit.Cache, name, boxName string, args ..
 	c := &Cluster{cfg: Config{Name: name}}
 	text, err := os.ReadFile(DirsOf(cache, name).PidOf(boxName))
 	if err != nil {
-		return nil, fmt.Errorf("%s of cluster %s: %w", boxName, name, err)
+		return nil, fmt.Errorf("no %s of a cluster %s is running: %w", boxName, name, err)
 	}
 	pid, err := strconv.Atoi(string(text))
 	if err != nil {
@@ -57,7 +57,7 @@ func StartIn(ctx context.Context, cache kit.Cache, name, boxName string, args ..
 	}
 	cmd := box.Command(ctx, pid, args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	return cmd, lab.Start(cmd, nil, &lab.Cgroup{Path: filepath.Join(mount, c.cgroup(), boxName)})
+	return cmd, lab.Start(cmd, nil, &lab.Cgroup{Path: filepath.Join(mount, c.cgroup(), boxName, box.InitCgroup)})
 }
 
 // KubectlCommand is kubectl for the cluster in dirs.

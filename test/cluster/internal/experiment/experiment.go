@@ -6,7 +6,6 @@ package experiment
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -99,7 +98,7 @@ func (t *Table) Step(what string, err error) error {
 	t.rows = append(t.rows, row{what, now.Sub(t.last), err})
 	t.last = now
 	if err != nil {
-		return errors.Join(fmt.Errorf("step %q: %w", what, err))
+		return fmt.Errorf("%s: %w", what, err)
 	}
 	return nil
 }
