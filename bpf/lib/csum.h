@@ -26,17 +26,22 @@
 #define UDP_CSUM_OFFSET 6
 #define ICMP_CSUM_OFFSET 2
 
-/* Difference between two equally long runs of bytes; len is 4 times something
- * and at most 512. */
-static __always_inline __wsum csum_diff(const void *from, const void *to, __u32 len)
-{
-	return bpf_csum_diff((__be32 *)from, len, (__be32 *)to, len, 0);
-}
-
 static __always_inline __wsum csum_add(__wsum a, __wsum b)
 {
 	a += b;
 	return a + (a < b); /* the carry goes around */
+}
+
+/* Difference between two equally long runs of a few words, without a call. */
+static __always_inline __wsum csum_diff(const void *from, const void *to,
+					const __u32 len)
+{
+	const __u32 *f = from, *t = to;
+	__u64 sum = 0;
+
+	for (__u32 i = 0; i < len / sizeof(*f); i++)
+		sum += (__u64)t[i] + (__u32)~f[i];
+	return csum_add((__u32)sum, sum >> 32);
 }
 
 static __always_inline __u16 csum_fold(__wsum sum)

@@ -25,17 +25,24 @@ static __always_inline bool flow_reuse(struct flow *flow, __u32 index, __u32 seq
 	return true;
 }
 
+/* Where to look for a place next. Going round in order keeps the flows of a
+ * table that is mostly empty close together, which the TLB thanks for, and
+ * evicts the oldest of a flood. CPUs that race for it merely probe the same
+ * places. */
+__u32 flow_cursor;
+
 /* Finds a place for a flow. Returns the index of a record that the caller has
  * taken, or -1. */
 __noinline __s64 flow_alloc(__u64 now)
 {
-	__u32 start = bpf_get_prandom_u32(), index, seq;
+	__u32 start = READ_ONCE(flow_cursor), index, seq;
 	__u32 oldest = 0, oldest_seq = 1;
 	__u64 oldest_seen = ~0ULL;
 	struct flow *flow;
 
 	for (__u32 i = 0; i < FLOW_PROBES; i++) {
 		index = (start + i) & config_flow_mask;
+		WRITE_ONCE(flow_cursor, index + 1);
 		flow = flow_record(index);
 		if (!flow)
 			return -1;

@@ -3,8 +3,8 @@
  * The flow table: records in one array, hints to them in another (ADR 0010).
  *
  * A tuple's hash names two lines of the index; the hint is in the one or the
- * other. Records are found free by looking at a few places at random, so a
- * table is as good as full when all of these hold flows that must not go.
+ * other. A record is found free by going round the array, a few places for each
+ * new flow, so a table is full when all of these hold flows that must not go.
  * Nothing sweeps: what has expired lies there until its place is needed.
  *
  * Writers own a record while its `seq` is odd. A reader that was overtaken

@@ -57,6 +57,7 @@ const (
 	tcVarConfigSnatPortMax        = "config_snat_port_max"
 	tcVarConfigSnatPortMin        = "config_snat_port_min"
 	tcVarConfigTcpPeerNames       = "config_tcp_peer_names"
+	tcVarFlowCursor               = "flow_cursor"
 )
 
 // loadTc returns the embedded CollectionSpec for tc.
@@ -154,6 +155,7 @@ type tcVariableSpecs struct {
 	ConfigSnatPortMax        *ebpf.VariableSpec `ebpf:"config_snat_port_max"`
 	ConfigSnatPortMin        *ebpf.VariableSpec `ebpf:"config_snat_port_min"`
 	ConfigTcpPeerNames       *ebpf.VariableSpec `ebpf:"config_tcp_peer_names"`
+	FlowCursor               *ebpf.VariableSpec `ebpf:"flow_cursor"`
 }
 
 // tcObjects contains all objects after they have been loaded into the kernel.
@@ -247,6 +249,7 @@ type tcVariables struct {
 	ConfigSnatPortMax        *ebpf.Variable `ebpf:"config_snat_port_max"`
 	ConfigSnatPortMin        *ebpf.Variable `ebpf:"config_snat_port_min"`
 	ConfigTcpPeerNames       *ebpf.Variable `ebpf:"config_tcp_peer_names"`
+	FlowCursor               *ebpf.Variable `ebpf:"flow_cursor"`
 }
 
 // tcPrograms contains all programs after they have been loaded into the kernel.

@@ -23,6 +23,7 @@ const (
 	harnessVarFlowMask   = "flow_mask"
 	harnessVarHeaders    = "headers"
 	harnessVarIdOffset   = "id_offset"
+	harnessVarMixed      = "mixed"
 	harnessVarNumber     = "number"
 	harnessVarPortOffset = "port_offset"
 )
@@ -88,6 +89,7 @@ type harnessVariableSpecs struct {
 	FlowMask   *ebpf.VariableSpec `ebpf:"flow_mask"`
 	Headers    *ebpf.VariableSpec `ebpf:"headers"`
 	IdOffset   *ebpf.VariableSpec `ebpf:"id_offset"`
+	Mixed      *ebpf.VariableSpec `ebpf:"mixed"`
 	Number     *ebpf.VariableSpec `ebpf:"number"`
 	PortOffset *ebpf.VariableSpec `ebpf:"port_offset"`
 }
@@ -129,6 +131,7 @@ type harnessVariables struct {
 	FlowMask   *ebpf.Variable `ebpf:"flow_mask"`
 	Headers    *ebpf.Variable `ebpf:"headers"`
 	IdOffset   *ebpf.Variable `ebpf:"id_offset"`
+	Mixed      *ebpf.Variable `ebpf:"mixed"`
 	Number     *ebpf.Variable `ebpf:"number"`
 	PortOffset *ebpf.Variable `ebpf:"port_offset"`
 }

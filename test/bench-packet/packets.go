@@ -181,10 +181,10 @@ func (b *bench) subjects() (all []*subject, err error) {
 		all = append(all, &subject{name: name + ": new flow", packet: request, flows: 1 << 19, prog: b.progs.Ingress, want: pass, fresh: true})
 	}
 	for _, s := range all {
-		if s.harness, err = loadHarnessFor(s, s.prog); err != nil {
+		if s.harness, err = loadHarnessFor(s, s.prog, !s.fresh); err != nil {
 			return nil, err
 		}
-		if s.nothing, err = loadHarnessFor(s, nil); err != nil {
+		if s.nothing, err = loadHarnessFor(s, nil, !s.fresh); err != nil {
 			return nil, err
 		}
 		if s.fresh || s.packet.Dst == families["IPv4"].other || s.packet.Dst == families["IPv6"].other {
@@ -194,7 +194,7 @@ func (b *bench) subjects() (all []*subject, err error) {
 		if s.reply {
 			asks.reply, asks.packet.Src, asks.packet.Dst = false, s.packet.Dst, families[s.family()].vip
 		}
-		if s.request, err = loadHarnessFor(&asks, b.progs.Ingress); err != nil {
+		if s.request, err = loadHarnessFor(&asks, b.progs.Ingress, false); err != nil {
 			return nil, err
 		}
 	}
@@ -202,8 +202,8 @@ func (b *bench) subjects() (all []*subject, err error) {
 }
 
 // loadHarnessFor makes a harness that jumps into prog, or to a program that
-// does nothing.
-func loadHarnessFor(s *subject, prog *ebpf.Program) (*ebpf.Collection, error) {
+// does nothing. The order of flows is either that of making or a mixed one.
+func loadHarnessFor(s *subject, prog *ebpf.Program, mixed bool) (*ebpf.Collection, error) {
 	spec, err := loadHarness()
 	if err != nil {
 		return nil, err
@@ -227,10 +227,14 @@ func loadHarnessFor(s *subject, prog *ebpf.Program) (*ebpf.Collection, error) {
 	if id != 0 {
 		frame.ID = 0xffff // the complement of the address's low half
 	}
+	var mix uint8
+	if mixed {
+		mix = 1
+	}
 	var headers [64]byte
 	copy(headers[:], frame.Bytes())
 	err = errors.Join(v.AddrOffset.Set(addr), v.PortOffset.Set(port), v.IdOffset.Set(id),
-		v.FlowMask.Set(s.flows-1), v.Headers.Set(headers))
+		v.FlowMask.Set(s.flows-1), v.Mixed.Set(mix), v.Headers.Set(headers))
 	if err != nil {
 		return nil, err
 	}

@@ -65,6 +65,7 @@ const (
 	tablesVarConfigSnatPortMax        = "config_snat_port_max"
 	tablesVarConfigSnatPortMin        = "config_snat_port_min"
 	tablesVarConfigTcpPeerNames       = "config_tcp_peer_names"
+	tablesVarFlowCursor               = "flow_cursor"
 	tablesVarFlowMaskTables           = "flow_mask_tables"
 	tablesVarNumber                   = "number"
 )
@@ -172,6 +173,7 @@ type tablesVariableSpecs struct {
 	ConfigSnatPortMax        *ebpf.VariableSpec `ebpf:"config_snat_port_max"`
 	ConfigSnatPortMin        *ebpf.VariableSpec `ebpf:"config_snat_port_min"`
 	ConfigTcpPeerNames       *ebpf.VariableSpec `ebpf:"config_tcp_peer_names"`
+	FlowCursor               *ebpf.VariableSpec `ebpf:"flow_cursor"`
 	FlowMaskTables           *ebpf.VariableSpec `ebpf:"flow_mask_tables"`
 	Number                   *ebpf.VariableSpec `ebpf:"number"`
 }
@@ -269,6 +271,7 @@ type tablesVariables struct {
 	ConfigSnatPortMax        *ebpf.Variable `ebpf:"config_snat_port_max"`
 	ConfigSnatPortMin        *ebpf.Variable `ebpf:"config_snat_port_min"`
 	ConfigTcpPeerNames       *ebpf.Variable `ebpf:"config_tcp_peer_names"`
+	FlowCursor               *ebpf.Variable `ebpf:"flow_cursor"`
 	FlowMaskTables           *ebpf.Variable `ebpf:"flow_mask_tables"`
 	Number                   *ebpf.Variable `ebpf:"number"`
 }
