@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -127,10 +128,13 @@ type front struct {
 	nodePorts *health.NodePorts
 	registry  *prometheus.Registry
 	metrics   *metrics.Metrics
+	// config is what the agent runs with at present.
+	config atomic.Pointer[config.Config]
 }
 
 func newFront(o Options, dp *datapath.Datapath, tables *maps.Tables, probe *selfTest, src source) *front {
 	f := &front{o: o, registry: prometheus.NewRegistry()}
+	f.config.Store(&o.Config.Config)
 	f.checks = health.NewChecks(time.Now, health.DefaultSchedule(), o.Log,
 		health.NewCheck("programs", func(context.Context) error { return dp.Check() }),
 		probe)
@@ -189,7 +193,7 @@ func (f *front) run(ctx context.Context) error {
 	cfg := f.o.Config
 	status := health.Status{
 		Metrics:      metrics.Handler(f.registry, f.o.Log),
-		Config:       func() (string, any) { return config.APIVersion, cfg.Document() },
+		Config:       func() (string, any) { return config.APIVersion, f.config.Load().Document() },
 		Profiling:    cfg.Metrics.Profiling,
 		SetVerbosity: func(v int) { f.o.Level.Set(config.Logging{Verbosity: v}.Level()) },
 	}
@@ -226,16 +230,29 @@ func (f *front) follow(ctx context.Context, changes chan<- settings) error {
 			f.metrics.SetConfigRejected(true)
 			f.o.Log.Error("the configuration stays what it was", "err", err)
 		},
-		Changed: func(next config.Loaded, changed []config.Change) {
-			f.metrics.SetConfigRejected(false)
-			f.metrics.SetNeedsRestart(len(config.NeedRestart(changed)))
-			f.o.Level.Set(next.Logging.Level())
-			f.readiness.SetTimeout(2 * next.Sync.Period)
+		Changed: func(next config.Loaded, _ []config.Change) {
 			select {
-			case changes <- settings{plan: planConfig(next.Config), minPeriod: next.Sync.MinPeriod}:
+			case changes <- f.adopt(next.Config):
 			case <-ctx.Done():
 			}
 		},
 	}
 	return w.Run(ctx)
+}
+
+// adopt takes over what of a new configuration needs no restart, and returns
+// what the loop has to know of it.
+func (f *front) adopt(next config.Config) settings {
+	running := f.config.Load().Adopt(next)
+	f.config.Store(&running)
+	waiting := config.Changes(running, next)
+	f.metrics.SetConfigRejected(false)
+	f.metrics.SetNeedsRestart(len(waiting))
+	f.o.Log.Info("configuration changed")
+	for _, c := range waiting {
+		f.o.Log.Warn("a changed setting needs a restart of the agent", "setting", c.Path, "running", c.Old, "configured", c.New)
+	}
+	f.o.Level.Set(running.Logging.Level())
+	f.readiness.SetTimeout(2 * running.Sync.Period)
+	return settings{plan: planConfig(running), minPeriod: running.Sync.MinPeriod}
 }

@@ -122,7 +122,7 @@ func (l *loop) apply(ctx context.Context, p pass) {
 		l.complete = true
 		l.reconcile.Prune(ctx)
 		close(l.inStep)
-		l.log.Info("in step", "services", len(p.plans)-1, "kernelTook", stats.Took, "writes", stats.Writes())
+		l.log.Info("in step", "services", len(p.plans)-1, "kernel_took", stats.Took, "writes", stats.Writes())
 	}
 	l.log.Debug("wrote", "services", stats.Services, "puts", stats.Puts, "deletes", stats.Deletes,
 		"stores", stats.Stores, "syscalls", stats.Syscalls, "took", stats.Took)

@@ -5,6 +5,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
@@ -13,7 +14,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/beeline-net/beeline/internal/config"
+	"github.com/beeline-net/beeline/internal/health"
+	"github.com/beeline-net/beeline/internal/metrics"
 	"github.com/beeline-net/beeline/internal/model"
 	"github.com/beeline-net/beeline/internal/plan"
 )
@@ -177,4 +182,41 @@ func TestHalfAPictureTakesNothingAway(t *testing.T) {
 
 func contains(part string) func(string) bool {
 	return func(s string) bool { return strings.Contains(s, part) }
+}
+
+// A changed file may hold both kinds of settings: what needs a restart must not
+// take effect by half. With another node's name, every local endpoint would be
+// remote.
+func TestOnlyLiveSettingsAreAdopted(t *testing.T) {
+	start := config.Default()
+	start.Node.Name = "here"
+	registry := prometheus.NewRegistry()
+	f := &front{
+		o:         Options{Config: config.Loaded{Config: start}, Log: slog.New(slog.DiscardHandler), Level: &slog.LevelVar{}},
+		readiness: health.NewReadiness(time.Now, time.Minute, nil),
+		metrics:   metrics.New(registry, metrics.Build{}, metrics.Reads{}),
+	}
+	f.config.Store(&start)
+	needs := func() string { return scrape(registry, "beeline_config_needs_restart")["beeline_config_needs_restart"] }
+
+	next := start
+	next.Node.Name, next.Datapath.RefuseUnknownPorts = "elsewhere", !start.Datapath.RefuseUnknownPorts
+	next.Claims.ExternalIPs, next.Sync.MinPeriod, next.Logging.Verbosity = false, time.Second, 4
+	got := f.adopt(next)
+	if got.plan.NodeName != "here" || got.plan.RefuseUnknownPorts != start.Datapath.RefuseUnknownPorts {
+		t.Errorf("without a restart: %+v", got.plan)
+	}
+	if got.plan.AllowExternalIPs || got.minPeriod != time.Second || f.o.Level.Level() != slog.LevelDebug {
+		t.Errorf("not live: %+v, level %v", got, f.o.Level.Level())
+	}
+	if needs() != "2" {
+		t.Errorf("%s settings wait for a restart, want 2", needs())
+	}
+	next.Claims.ExternalIPs = true // a second change does not forget the first
+	if got := f.adopt(next); !got.plan.AllowExternalIPs || got.plan.NodeName != "here" || needs() != "2" {
+		t.Errorf("after another change: %+v, %s wait for a restart", got.plan, needs())
+	}
+	if f.adopt(start); needs() != "0" || !cmp.Equal(f.config.Load().YAML(), start.YAML()) {
+		t.Errorf("changed back: %s wait for a restart", needs())
+	}
 }

@@ -94,10 +94,12 @@ func (w *world) synced() {
 
 func (w *world) pass() { w.loop.pass(w.t.Context()) }
 
+func (w *world) scrape(prefix string) map[string]string { return scrape(w.registry, prefix) }
+
 // scrape returns the samples that begin with a prefix.
-func (w *world) scrape(prefix string) map[string]string {
+func scrape(registry *prometheus.Registry, prefix string) map[string]string {
 	rec := httptest.NewRecorder()
-	metrics.Handler(w.registry, w.loop.log).ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	metrics.Handler(registry, slog.New(slog.DiscardHandler)).ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	samples := map[string]string{}
 	for line := range strings.Lines(rec.Body.String()) {
 		if sample, value, ok := strings.Cut(strings.TrimSpace(line), " "); ok && strings.HasPrefix(sample, prefix) {

@@ -44,6 +44,17 @@ func NeedRestart(changes []Change) []Change {
 	return slices.DeleteFunc(slices.Clone(changes), func(c Change) bool { return c.Reload == Live })
 }
 
+// Adopt returns the configuration that an agent started with c runs with once
+// next has come: the live settings of next, and all others as they were.
+func (c Config) Adopt(next Config) Config {
+	for _, f := range fields() {
+		if f.reload == Live {
+			f.value.copy(&c, &next)
+		}
+	}
+	return c
+}
+
 const (
 	// settle is how long a file must be quiet before it is read: editors and
 	// the kubelet change files in several steps.

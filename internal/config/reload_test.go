@@ -36,6 +36,13 @@ func TestChanges(t *testing.T) {
 	if same := Changes(old, Default()); len(same) > 0 {
 		t.Errorf("changes of nothing: %v", same)
 	}
+	running := old.Adopt(changed)
+	if diff := cmp.Diff(want[1:], Changes(old, running)); diff != "" {
+		t.Errorf("changes that are adopted (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(want[:1], Changes(running, changed)); diff != "" {
+		t.Errorf("changes that are not adopted (-want +got):\n%s", diff)
+	}
 }
 
 // TestWatcherFollowsAConfigMap replaces the file as the kubelet does: by

@@ -56,6 +56,8 @@ type value interface {
 	form() (s shape, kind, allowed string)
 	set(c *Config, items []string) bool
 	get(c *Config) any
+	// copy gives one Config the value of another.
+	copy(to, from *Config)
 }
 
 // scalar is a field with one value.
@@ -63,6 +65,8 @@ type scalar[T any] struct {
 	codec[T]
 	at func(*Config) *T
 }
+
+func (v scalar[T]) copy(to, from *Config) { *v.at(to) = *v.at(from) }
 
 func (v scalar[T]) form() (shape, string, string) { return v.shape, v.kind, v.allowed }
 
@@ -84,6 +88,8 @@ type list[T any] struct {
 	codec[T]
 	at func(*Config) *[]T
 }
+
+func (v list[T]) copy(to, from *Config) { *v.at(to) = *v.at(from) }
 
 func (v list[T]) form() (shape, string, string) {
 	return shapeList, "list of " + v.kind, "a list, each " + v.allowed

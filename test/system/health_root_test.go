@@ -159,6 +159,9 @@ func TestConfigurationChangesWithoutARestart(t *testing.T) {
 		}
 		return nil
 	})
+	if body := n.awaitStatus(status+"/configz", http.StatusOK, time.Second); !strings.Contains(body, `"externalIPs":false`) {
+		t.Errorf("configz shows what was, not what is: %s", body)
+	}
 	check(t, os.WriteFile(config, []byte("apiVersion: beeline.dev/v1alpha1\nkind: AgentConfiguration\nclaims: {externalIPs: perhaps}\n"), 0o644))
 	n.awaitLog("the configuration stays what it was")
 	if name, err := s.ask("tcp", access[0].addr); err != nil || name != "a" {
