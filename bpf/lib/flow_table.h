@@ -17,6 +17,7 @@
 #include "packet_maps.h"
 
 #define FLOW_PROBES 16
+#define FLOW_LINE_CROWDED 6
 
 struct flow_place {
 	struct flow *flow;
@@ -146,22 +147,39 @@ static __always_inline void flow_publish(struct flow *flow)
 	__sync_fetch_and_add(&flow->seq, 1);
 }
 
-/* Puts a hint where there is room. */
+static __always_inline __u32 flow_line_used(const struct flow_line *line)
+{
+	__u32 used = 0;
+
+	for (int i = 0; i < FLOW_HINTS; i++)
+		used += !!READ_ONCE(line->hint[i]);
+	return used;
+}
+
+static __always_inline bool flow_line_put(struct flow_line *line, __u64 hint)
+{
+	for (int i = 0; i < FLOW_HINTS; i++)
+		if (!READ_ONCE(line->hint[i]) &&
+		    !__sync_val_compare_and_swap(&line->hint[i], 0, hint))
+			return true;
+	return false;
+}
+
+/* Puts a hint into the first line, where it is found soonest; but before that
+ * is full into the emptier one, so that both being full is next to impossible
+ * even if every record is in use. Returns 0 if it happens. */
 __noinline int flow_link(__u64 hash, __u32 place)
 {
 	__u64 hint = (__u64)flow_tag(hash) << 32 | place;
-	struct flow_line *line;
+	struct flow_line *first = flow_line(hash, 0), *second = flow_line(hash, 1);
+	__u32 used;
 
-	for (int i = 0; i < 2 * FLOW_HINTS; i++) {
-		line = flow_line(hash, i / FLOW_HINTS);
-		if (!line)
-			return 0;
-		if (!READ_ONCE(line->hint[i % FLOW_HINTS]) &&
-		    !__sync_val_compare_and_swap(&line->hint[i % FLOW_HINTS], 0,
-						 hint))
-			return 1;
-	}
-	return 0;
+	if (!first || !second)
+		return 0;
+	used = flow_line_used(first);
+	if (used >= FLOW_LINE_CROWDED && flow_line_used(second) < used)
+		return flow_line_put(second, hint) || flow_line_put(first, hint);
+	return flow_line_put(first, hint) || flow_line_put(second, hint);
 }
 
 __noinline int flow_unlink(__u64 hash, __u32 place)

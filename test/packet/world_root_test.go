@@ -263,10 +263,11 @@ func (w *world) putBackend(service uint32, e *endpoint) {
 	w.t.Helper()
 	b := abi.Backend{
 		Addr: abi.Addr(e.at.Addr()), Port: abi.Port(e.at.Port()), State: uint8(abi.BackendActive),
-		Sets: 3, Service: service, Generation: e.generation,
+		Sets: 1 << abi.SetCluster, Service: service, Generation: e.generation,
 	}
 	if e.local {
 		b.Local = 1
+		b.Sets |= 1 << abi.SetLocal
 	}
 	w.put(abi.MapBackends, e.index, b)
 }
