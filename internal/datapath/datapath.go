@@ -39,6 +39,8 @@ type Options struct {
 	// TCPPeerNames: getpeername() on a TCP socket tells the Service's address,
 	// at the price of a record per connection (ADR 0003).
 	TCPPeerNames bool
+	// Packet are the settings of the packet path; nil: there is none.
+	Packet *PacketOptions
 	// Log gets what an operator should know.
 	Log *slog.Logger
 }
@@ -139,7 +141,7 @@ func (d *Datapath) attach() error {
 	if err := d.configure(spec); err != nil {
 		return err
 	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: d.maps})
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: used(spec, d.maps)})
 	if err != nil {
 		return fmt.Errorf("load programs: %w", explain(err))
 	}

@@ -3,6 +3,8 @@
 package datapath
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -57,11 +59,18 @@ var directions = []struct {
 	{"egress", ebpf.AttachTCXEgress, func(p *PacketPrograms) *ebpf.Program { return p.Egress }},
 }
 
-// Devices prepares the packet path. Nothing is attached before Set.
-func (d *Datapath) Devices(opts PacketOptions) (*Devices, error) {
+// Devices prepares the packet path, which must be on in the Options that the
+// Datapath was opened with. Nothing is attached before Set.
+func (d *Datapath) Devices() (*Devices, error) {
 	if err := os.MkdirAll(d.pins.devices(), 0o700); err != nil {
 		return nil, fmt.Errorf("pin folder: %w", err)
 	}
+	opts := *d.opts.Packet
+	seed, err := d.flowSeed()
+	if err != nil {
+		return nil, err
+	}
+	opts.FlowSeed = seed
 	return &Devices{
 		dp: d, opts: opts,
 		programs: map[kind]*PacketPrograms{},
@@ -187,6 +196,31 @@ func (v *Devices) sweep(wanted map[int]bool) error {
 		errs = append(errs, removeIfExists(filepath.Join(v.dp.pins.devices(), e.Name())))
 	}
 	return errors.Join(errs...)
+}
+
+// flowSeed is the secret of the flow hash. It lives as long as the flows do, in
+// a map of its own beside theirs.
+func (d *Datapath) flowSeed() (seed uint64, err error) {
+	const key = uint32(0)
+	m, err := d.openOrCreateMap(filepath.Join(d.pins.maps(), "flow_seed"), &ebpf.MapSpec{
+		Name: "flow_seed", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1,
+	})
+	if err != nil {
+		return 0, fmt.Errorf("seed of the flow hash: %w", err)
+	}
+	defer func() { _ = m.Close() }()
+	if err := m.Lookup(key, &seed); err != nil {
+		return 0, fmt.Errorf("seed of the flow hash: %w", err)
+	}
+	for seed == 0 {
+		var b [8]byte
+		_, _ = rand.Read(b[:]) // never fails
+		seed = binary.NativeEndian.Uint64(b[:])
+		if err := m.Put(key, seed); err != nil {
+			return 0, fmt.Errorf("seed of the flow hash: %w", err)
+		}
+	}
+	return seed, nil
 }
 
 // Check reports what is wrong: a link that somebody detached.

@@ -15,10 +15,10 @@ import (
 	"github.com/beeline-net/beeline/internal/abi"
 )
 
-// mapSpecs are the definitions of the maps that our programs use. Package abi
-// defines more: those of programs that are not attached yet would take memory
-// for nothing.
-func mapSpecs() (map[string]*ebpf.MapSpec, error) {
+// mapSpecs are the definitions of the maps that programs use: those of the
+// sockets, and those of the packet path only where that is on, because its flow
+// table takes memory whether it is used or not.
+func mapSpecs(packet bool) (map[string]*ebpf.MapSpec, error) {
 	specs, err := abi.MapSpecs()
 	if err != nil {
 		return nil, err
@@ -27,22 +27,30 @@ func mapSpecs() (map[string]*ebpf.MapSpec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read programs: %w", err)
 	}
-	maps.DeleteFunc(specs, func(name string, _ *ebpf.MapSpec) bool { return sock.Maps[name] == nil })
+	maps.DeleteFunc(specs, func(name string, _ *ebpf.MapSpec) bool { return !packet && sock.Maps[name] == nil })
 	return specs, nil
 }
 
-// OpenMaps opens the pinned maps. The keys are the names in package abi. It
-// returns fs.ErrNotExist if Beeline has never run here. Who only reads opens
-// them like this too: the kernel does not let a map that was opened for reading
-// only be mapped into memory (bpf_map_mmap wants VM_SHARED).
+// OpenMaps opens the pinned maps. The keys are the names in package abi; those
+// of the packet path are missing where it is off. It returns fs.ErrNotExist if
+// Beeline has never run here. Who only reads opens them like this too: the
+// kernel does not let a map that was opened for reading only be mapped into
+// memory (bpf_map_mmap wants VM_SHARED).
 func OpenMaps(p Pins) (map[string]*ebpf.Map, error) {
-	specs, err := mapSpecs()
+	all, err := mapSpecs(true)
+	if err != nil {
+		return nil, err
+	}
+	needed, err := mapSpecs(false)
 	if err != nil {
 		return nil, err
 	}
 	opened := map[string]*ebpf.Map{}
-	for name := range specs {
+	for name := range all {
 		m, err := ebpf.LoadPinnedMap(filepath.Join(p.maps(), name), nil)
+		if errors.Is(err, fs.ErrNotExist) && needed[name] == nil {
+			continue
+		}
 		if err != nil {
 			CloseMaps(opened)
 			return nil, fmt.Errorf("open map %s: %w", name, err)
@@ -55,7 +63,7 @@ func OpenMaps(p Pins) (map[string]*ebpf.Map, error) {
 // openOrCreateMaps adopts the pinned maps and makes the missing ones, with
 // sizes where given. A pinned map keeps its size: its content is in use.
 func (d *Datapath) openOrCreateMaps(sizes map[string]uint32) error {
-	specs, err := mapSpecs()
+	specs, err := mapSpecs(d.opts.Packet != nil)
 	if err != nil {
 		return err
 	}
