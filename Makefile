@@ -25,7 +25,7 @@ test: ## Run all tests: test-unit, test-root and diff (root)
 	$(MAKE) --no-print-directory --keep-going test-unit test-root diff; status=$$?; \
 	echo "All tests: $$((SECONDS - start)) s"; exit $$status
 
-test-unit: deps ## Run the tests that need no root, under the race detector
+test-unit: deps ## Run the tests that need no root, most of them under the race detector
 	hack/test unit
 	hack/test cluster
 
