@@ -75,7 +75,12 @@ func newWired(t *testing.T, opts datapath.PacketOptions) *wired {
 		w.serve(w.pod2, s.remotePod)
 	}
 	w.load(opts)
-	w.attach("eth0")
+	w.attach("eth0", w.progs)
+	opts.PodDevice = true
+	pods, err := datapath.LoadPacketPrograms(w.maps, opts)
+	check(t, err)
+	t.Cleanup(func() { _ = pods.Close() })
+	w.attach("pod", pods)
 	return w
 }
 
@@ -125,24 +130,24 @@ func (w *wired) addresses(s side, clientNet, nodeNet, pod1Net, pod2Net string, n
 	}
 	masked := netip.MustParsePrefix(pod2Net).Masked().String()
 	check(t, w.node1.Route(masked, node2.String()))
+	check(t, w.node2.Route(netip.MustParsePrefix(pod1Net).Masked().String(), s.node.String()))
 	// The router knows the way to node 1's pods, and takes VIPs there, too.
 	check(t, w.router.Route(netip.MustParsePrefix(pod1Net).Masked().String(), s.node.String()))
 	check(t, w.router.Route(netip.PrefixFrom(s.vip, s.vip.BitLen()).String(), s.node.String()))
 }
 
-// attach puts the programs on a device of node 1.
-func (w *wired) attach(dev string) {
+// attach puts programs on a device of node 1.
+func (w *wired) attach(dev string, progs *datapath.PacketPrograms) {
 	w.t.Helper()
 	check(w.t, w.node1.Do(func() error {
 		l, err := netlink.LinkByName(dev)
 		if err != nil {
 			return err
 		}
-		w.uplink = l.Attrs().Index
 		for at, prog := range map[ebpf.AttachType]*ebpf.Program{
-			ebpf.AttachTCXIngress: w.progs.Ingress, ebpf.AttachTCXEgress: w.progs.Egress,
+			ebpf.AttachTCXIngress: progs.Ingress, ebpf.AttachTCXEgress: progs.Egress,
 		} {
-			attached, err := link.AttachTCX(link.TCXOptions{Interface: w.uplink, Program: prog, Attach: at})
+			attached, err := link.AttachTCX(link.TCXOptions{Interface: l.Attrs().Index, Program: prog, Attach: at})
 			if err != nil {
 				return err
 			}
@@ -197,11 +202,16 @@ func answerAll(u net.PacketConn) {
 	}
 }
 
-// exchange connects from the client and sends data through; it returns which
-// backend answered, and whom that took for the client.
+// exchange is exchangeFrom the client.
 func (w *wired) exchange(network string, to netip.AddrPort, data []byte) (backend, seen netip.AddrPort, err error) {
+	return exchangeFrom(w.client, network, to, data)
+}
+
+// exchangeFrom connects and sends data through; it returns which backend
+// answered, and whom that took for the client.
+func exchangeFrom(from *lab.Namespace, network string, to netip.AddrPort, data []byte) (backend, seen netip.AddrPort, err error) {
 	var c net.Conn
-	err = w.client.Do(func() (err error) {
+	err = from.Do(func() (err error) {
 		c, err = net.DialTimeout(network, to.String(), 2*time.Second)
 		return err
 	})
@@ -303,6 +313,72 @@ func TestNodePortWithSockets(t *testing.T) {
 						t.Errorf("answered by %v, which saw %v", backend, seen)
 					}
 				})
+			}
+		}
+	}
+}
+
+// A pod whose sockets we do not see, such as a virtual machine's, by way of the
+// programs on its device; also to itself (pains A25).
+func TestPodClient(t *testing.T) {
+	w := newWired(t, datapath.PacketOptions{})
+	for _, s := range wires {
+		gateway := s.podGateway
+		w.put(abi.MapEgressAddrs, abi.NewEgressKey(w.index("pod"), s.family == 6), abi.Addr(gateway))
+		w.localAddr(gateway, abi.LocalAddrHere)
+		for network, proto := range map[string]uint8{"tcp": TCP, "udp": UDP} {
+			for name, test := range map[string]struct {
+				to   *endpoint
+				sees netip.Addr
+			}{
+				"another node's pod": {&endpoint{at: port(s.remotePod, podPort)}, s.localPod},
+				"itself":             {&endpoint{at: port(s.localPod, podPort), local: true}, gateway},
+			} {
+				w.nodePort++
+				vip := port(s.vip, w.nodePort)
+				w.addService(&svc{proto: proto, frontends: []netip.AddrPort{vip}, flags: abi.FlagClusterIP, endpoints: []*endpoint{test.to}})
+				backend, seen, err := exchangeFrom(w.pod1, network, vip, []byte("hello"))
+				if err != nil || backend != test.to.at || seen.Addr() != test.sees {
+					t.Errorf("IPv%d %s to %s: answered by %v, which saw %v: %v; counters %v", s.family, network, name, backend, seen, err, w.counters())
+				}
+			}
+		}
+	}
+}
+
+// index returns a device's number on node 1.
+func (w *wired) index(dev string) (index int) {
+	w.t.Helper()
+	check(w.t, w.node1.Do(func() error {
+		l, err := netlink.LinkByName(dev)
+		if err == nil {
+			index = l.Attrs().Index
+		}
+		return err
+	}))
+	return index
+}
+
+// A server that serves its node's own address (hostNetwork), next to and away
+// from the node that is asked (pains A24).
+func TestHostNetworkBackend(t *testing.T) {
+	w := newWired(t, datapath.PacketOptions{})
+	for _, s := range wires {
+		w.serve(w.node1, s.node)
+		w.serve(w.node2, s.node2)
+		for network, proto := range map[string]uint8{"tcp": TCP, "udp": UDP} {
+			for _, test := range []struct {
+				to   *endpoint
+				sees netip.Addr
+			}{
+				{&endpoint{at: port(s.node, podPort), local: true}, s.client},
+				{&endpoint{at: port(s.node2, podPort)}, s.node},
+			} {
+				at := w.nodePortService(s.side, proto, 0, test.to)
+				backend, seen, err := w.exchange(network, at, []byte("hello"))
+				if err != nil || backend != test.to.at || seen.Addr() != test.sees {
+					t.Errorf("IPv%d %s: answered by %v, which saw %v: %v; counters %v", s.family, network, backend, seen, err, w.counters())
+				}
 			}
 		}
 	}
