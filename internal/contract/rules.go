@@ -11,7 +11,7 @@ func Rules() []Rule {
 		externalRules(), externalAddressRules(), sourceRangeRules(), nodePortRules(), nodePortNumberRules(), emptyRules(),
 		endpointRules(), trapRules(), topologyRules(), nodeHintRules(), sliceRules(), ignoredSliceRules(),
 		familyRules(), serviceRules(), affinityRules(), flowRules(), scopeRules(), deviceScopeRules(),
-		claimRules(), refusedRules(), strictRules(), loopRules(), hostNetworkRules(),
+		claimRules(), refusedRules(), strictRules(), loopRules(), hostNetworkRules(), hostileRules(),
 	)
 }
 

@@ -187,6 +187,37 @@ func loopRules() []Rule {
 	}}
 }
 
+// hostileRules: ExternalIPs at the endpoints of others. kube-proxy lets such a
+// Service have what is sent there directly; neither there nor here does it touch
+// what goes through the victim's Service.
+func hostileRules() []Rule {
+	thief := func(ip, port string) Service {
+		return Service{YAML: `{metadata: {name: thief}, spec: {clusterIP: 10.96.0.66, clusterIPs: [10.96.0.66], externalIPs: [` + ip + `],
+			ports: [{name: http, port: ` + port + `}]}, status: null}`, Endpoints: []string{"10.244.2.5 there"}}
+	}
+	return []Rule{{
+		Name:     "an ExternalIP at another Service's endpoint takes nothing away from it, and yields",
+		Services: []Service{{Endpoints: []string{"10.244.1.5 here"}}, thief("10.244.1.5", "8080")},
+		Asks: []Ask{
+			{From: Pod, To: clusterIP, Want: near},
+			{From: Pod, To: "10.244.1.5:8080", Want: "pass"},
+			{From: Pod, To: "10.96.0.66:8080", Want: "10.244.2.5:16080"},
+		},
+		Problems: []plan.Reason{plan.FrontendIsBackend},
+	}, {
+		Name:     "an ExternalIP at a pod's address and another port is as with kube-proxy",
+		Services: []Service{{Endpoints: []string{"10.244.1.5 here"}}, thief("10.244.1.5", "81")},
+		Asks: []Ask{
+			{From: Pod, To: clusterIP, Want: near},
+			{From: Pod, To: "10.244.1.5:81", Want: "10.244.2.5:8081 snat"},
+		},
+	}, {
+		Name:     "an endpoint that nobody can use makes no ExternalIP yield",
+		Services: []Service{{Endpoints: []string{"10.244.1.5 here unready", "10.244.1.6 here"}}, thief("10.244.1.5", "8080")},
+		Asks:     []Ask{{From: Pod, To: "10.244.1.5:8080", Want: "10.244.2.5:16080 snat"}},
+	}}
+}
+
 // hostNetworkRules: endpoints at the addresses of nodes.
 func hostNetworkRules() []Rule {
 	return []Rule{{

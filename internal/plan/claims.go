@@ -18,6 +18,9 @@ type claim struct {
 	clusterIP bool
 	// yields: the winner of the key leaves it unplanned.
 	yields bool
+	// meek: the winner of the key leaves it unplanned while it is anybody's
+	// target.
+	meek bool
 }
 
 // rank orders the claims to one key, the winner first. The doc of the package
@@ -41,12 +44,6 @@ func (c claims) winner(key FrontendKey) (claim, bool) {
 		return list[0], true
 	}
 	return claim{}, false
-}
-
-// planned returns the claim by which key is a frontend.
-func (c claims) planned(key FrontendKey) (claim, bool) {
-	w, ok := c.winner(key)
-	return w, ok && !w.yields
 }
 
 func (c claims) add(n claim) {
@@ -101,6 +98,18 @@ func (t targets) remove(key FrontendKey, e *entry) {
 	if len(more) == 0 {
 		delete(t.more, key)
 	}
+}
+
+// any returns one of the Services with an endpoint at key, or nil. Which one does
+// not depend on the order of events.
+func (t targets) any(key FrontendKey) *entry {
+	least := t.first[key]
+	for e := range t.more[key] {
+		if e.plan.Name.Compare(least.plan.Name) < 0 {
+			least = e
+		}
+	}
+	return least
 }
 
 // users calls do for the Services with an endpoint at key, in no order.

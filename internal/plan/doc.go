@@ -22,8 +22,12 @@
 // No member of a set is a frontend, so whatever a backend is sent reaches it
 // untranslated, on every node:
 //
-//   - An endpoint that is some Service's frontend is no backend of another
-//     Service, nor is a ClusterIP of its own.
+//   - An ExternalIP that is any Service's endpoint yields: the key stays claimed
+//     but is not planned. Whoever may create a Service may write one, and must
+//     not take endpoints away from others by it (pains D2).
+//   - An endpoint that is some Service's frontend of another kind is no backend
+//     of another Service, nor is a ClusterIP of its own. Those addresses are
+//     allotted, not wished for.
 //   - If an endpoint is an external frontend of its own Service (pods in the host
 //     network behind a node's address and the same port), the frontend yields:
 //     the key stays claimed but is not planned, and its clients reach that

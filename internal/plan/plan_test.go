@@ -446,7 +446,7 @@ func TestFrontendThatYieldsSetsOthersFree(t *testing.T) {
 	shared := ready("172.18.0.3", "there")
 	user := webService(func(s *model.Service) { s.Name.Name = "user" })
 	front := webService(func(s *model.Service) {
-		s.ClusterIPs, s.ExternalIPs, s.Ports[0].Port = addrs("10.96.0.2"), addrs("172.18.0.3"), 8080
+		s.Type, s.ClusterIPs, s.LoadBalancerIPs, s.Ports[0].Port = model.LoadBalancer, addrs("10.96.0.2"), addrs("172.18.0.3"), 8080
 	})
 	p := New(testConfig)
 	p.Update(front.Name, front, nil)
@@ -460,9 +460,46 @@ func TestFrontendThatYieldsSetsOthersFree(t *testing.T) {
 	if got := changedNames(changed); got != "user web" || len(changed[0].Ports[0].Cluster.Members) != 1 {
 		t.Fatalf("%q changed:\n%s", got, text(changed[0]))
 	}
-	want = []Problem{{front.Name, FrontendIsBackend, "ExternalIP 172.18.0.3:8080/TCP is an endpoint of the Service itself and reached directly"}}
+	want = []Problem{{front.Name, FrontendIsBackend, "LoadBalancer 172.18.0.3:8080/TCP is an endpoint of the Service itself and reached directly"}}
 	if diff := cmp.Diff(want, p.Problems()); diff != "" {
 		t.Fatal(diff)
+	}
+}
+
+// Whoever writes an ExternalIP at the endpoints of others, takes none away.
+func TestExternalIPYieldsToEndpointsAsTheyComeAndGo(t *testing.T) {
+	victim := webService(func(s *model.Service) { s.Name.Name = "victim" })
+	another := webService(func(s *model.Service) { s.Name.Name, s.ClusterIPs = "another", addrs("10.96.0.3") })
+	thief := webService(func(s *model.Service) {
+		s.Name.Name, s.ClusterIPs, s.ExternalIPs, s.Ports[0].Port = "thief", addrs("10.96.0.2"), addrs("10.244.1.5"), 8080
+	})
+	endpoints := []model.EndpointSlice{slice("v", ready("10.244.1.5", "here"))}
+	p := New(testConfig)
+	for _, step := range []struct {
+		name    string
+		update  func() []Service
+		changed string
+		problem string
+	}{
+		{"the ExternalIP is there first", func() []Service { return p.Update(thief.Name, thief, nil) }, "thief", ""},
+		{"the endpoint comes", func() []Service { return p.Update(victim.Name, victim, endpoints) }, "thief victim", "victim"},
+		{"so does another user of it", func() []Service { return p.Update(another.Name, another, endpoints) }, "another", "another"},
+		{"one user goes", func() []Service { return p.Update(another.Name, nil, nil) }, "another", "victim"},
+		{"the endpoint goes", func() []Service { return p.Update(victim.Name, victim, nil) }, "thief victim", ""},
+	} {
+		if got := changedNames(step.update()); got != step.changed {
+			t.Errorf("%s: %q changed, want %q", step.name, got, step.changed)
+		}
+		var want []Problem
+		if step.problem != "" {
+			want = []Problem{{thief.Name, FrontendIsBackend, "ExternalIP 10.244.1.5:8080/TCP is an endpoint of Service ns/" + step.problem}}
+		}
+		if diff := cmp.Diff(want, p.Problems(), byValue); diff != "" {
+			t.Errorf("%s: problems (-want +got):\n%s", step.name, diff)
+		}
+		if s, ok := p.Service(victim.Name); ok && p.services[victim.Name].slices != nil && len(s.Ports[0].Cluster.Members) != 1 {
+			t.Errorf("%s: the victim has lost its endpoint", step.name)
+		}
 	}
 }
 

@@ -157,9 +157,17 @@ func (p *Planner) enter(e *entry, d draft, dirty func(model.Name)) {
 		}
 	}
 	difference(e.claims, next, claim.compare, touch(p.claims.remove), touch(p.claims.add))
-	difference(e.targets, d.targets, FrontendKey.Compare,
-		func(k FrontendKey) { p.targets.remove(k, e) },
-		func(k FrontendKey) { p.targets.add(k, e) })
+	// A target concerns whoever would be meek about it, and is told whose it is.
+	aim := func(change func(FrontendKey, *entry)) func(FrontendKey) {
+		return func(k FrontendKey) {
+			before := p.targets.any(k)
+			change(k, e)
+			if w, ok := p.claims.winner(k); ok && w.meek && p.targets.any(k) != before {
+				dirty(w.service)
+			}
+		}
+	}
+	difference(e.targets, d.targets, FrontendKey.Compare, aim(p.targets.remove), aim(p.targets.add))
 	e.claims, e.targets = next, d.targets
 }
 
@@ -218,10 +226,10 @@ func (d *draft) claims(service *model.Service) []claim {
 	}
 	all := make([]claim, 0, len(d.wishes)+len(d.addresses))
 	for _, w := range d.wishes {
-		all = append(all, claim{w.FrontendKey, service.Name, service.Created, w.Kind == ClusterIP, w.yields})
+		all = append(all, claim{w.FrontendKey, service.Name, service.Created, w.Kind == ClusterIP, w.yields, w.Kind == ExternalIP})
 	}
 	for _, addr := range d.addresses {
-		all = append(all, claim{addressKey(addr), service.Name, service.Created, true, false})
+		all = append(all, claim{addressKey(addr), service.Name, service.Created, true, false, false})
 	}
 	slices.SortFunc(all, func(a, b claim) int { return a.key.Compare(b.key) })
 	return all

@@ -24,7 +24,8 @@ const (
 	AddressProtected Reason = "AddressProtected"
 	// FrontendConflict: another Service (port) has the frontend already.
 	FrontendConflict Reason = "FrontendConflict"
-	// FrontendIsBackend: one of the Service's own endpoints is there.
+	// FrontendIsBackend: one of the Service's own endpoints is there, or, if it
+	// is an ExternalIP, anybody's.
 	FrontendIsBackend Reason = "FrontendIsBackend"
 	// BackendRefused: an endpoint's address can never be one.
 	BackendRefused Reason = "BackendRefused"

@@ -54,6 +54,9 @@ func (r *resolver) grants(w wish) bool {
 	case w.yields:
 		r.problem(FrontendIsBackend, "%v %v is an endpoint of the Service itself and reached directly", w.Kind, w.FrontendKey)
 		return false
+	case winner.meek && r.targets.any(w.FrontendKey) != nil:
+		r.problem(FrontendIsBackend, "%v %v is an endpoint of Service %v", w.Kind, w.FrontendKey, r.targets.any(w.FrontendKey).plan.Name)
+		return false
 	}
 	return true
 }
@@ -97,7 +100,8 @@ func (r *resolver) port(dp draftPort, frontends []Frontend) Port {
 func (r *resolver) loops(id PortID, e endpoint) bool {
 	var keys [2]FrontendKey
 	for _, key := range r.scene.appendReached(keys[:0], e.addr, id.Protocol) {
-		if owner, ok := r.claims.planned(key); ok {
+		// The endpoint itself makes the key a target: who is meek gives way.
+		if owner, ok := r.claims.winner(key); ok && !owner.yields && !owner.meek {
 			r.problem(BackendIsFrontend, "endpoint %v/%v is a frontend of Service %v", e.addr, id.Protocol, owner.service)
 			return true
 		}
