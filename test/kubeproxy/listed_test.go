@@ -113,6 +113,15 @@ var listedDifferences = []listed{
 		problem: plan.BackendIsFrontend,
 	},
 	{
+		name: "an ExternalIP is an endpoint of another Service",
+		reason: "kube-proxy translates what is sent there directly, and what goes through the other Service not a second time. With us the " +
+			"ExternalIP yields: as a frontend it would take the endpoint away from a Service that has nothing to do with it.",
+		steps: []string{together(web(cluster4), other, endpointsWith("s", "", "[{name: \"\", protocol: TCP, port: 80}]",
+			endpoint("203.0.113.1", "node-b", ready)))},
+		theirs:  []string{"ExternalIP 203.0.113.1:80/TCP"},
+		problem: plan.FrontendIsBackend,
+	},
+	{
 		name: "an endpoint is an external frontend of its own Service",
 		reason: "Pods in the host network behind their node's address and the same port. The frontend yields, and clients reach the " +
 			"endpoint directly, which is where kube-proxy would have sent them or to one like it.",
