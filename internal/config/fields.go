@@ -172,7 +172,7 @@ func serviceFields() []field {
 			"Serve spec.externalIPs of Services (kube-proxy's feature gate AllowServiceExternalIPs)."),
 		setting("claims.strict", "strict-claims", Live, boolean(),
 			func(c *Config) *bool { return &c.Claims.Strict },
-			"Let Services take ExternalIPs and LoadBalancer addresses only from `claims.allowed`, and never an address of a node or an API server."),
+			"Let Services take ExternalIPs and LoadBalancer addresses only from `claims.allowed`, and never an address of this node or of an API server."),
 		settings("claims.allowed", "claim-cidrs", Live, prefix(),
 			func(c *Config) *[]netip.Prefix { return &c.Claims.Allowed },
 			"Where ExternalIPs and LoadBalancer addresses may come from if `claims.strict` is set."),
