@@ -28,6 +28,20 @@ static __always_inline int refuse_silently(enum counter reason)
 	return OUTCOME_DROP;
 }
 
+/*
+ * Whether the packet belongs to a connection that is not ours: it opens none,
+ * and we have no flow. Of the node's own address the stack knows better: it may
+ * be the answer to a connection that happens to have a NodePort for its source
+ * (pains A9); if not, the stack resets it. On a VIP nobody else would: there the
+ * packet goes to a backend, which resets it (pains A16).
+ */
+static __always_inline bool somebody_elses(const struct packet *pkt)
+{
+	if (pkt->tuple.protocol == IPPROTO_UDP || pkt->signal & SIGNAL_OPEN)
+		return false;
+	return config_leave_unknown || local_addr(&pkt->tuple.dst);
+}
+
 /* Picks a backend by the frontend's rules. TRANSLATE: `choice` is filled in. */
 static __noinline int balance_pick(const struct packet *pkt,
 					const struct frontend *f, enum scope scope,
@@ -78,7 +92,7 @@ __noinline int balance(ctx_t *ctx, const struct packet *pkt, struct balanced *ou
 	if (!pkt || !out)
 		return OUTCOME_PASS;
 	f = packet_frontend(pkt);
-	if (!f || !source_is_sane(pkt))
+	if (!f || !source_is_sane(pkt) || somebody_elses(pkt))
 		return OUTCOME_PASS;
 	scope = client_scope(pkt);
 	outcome = balance_pick(pkt, f, scope, &choice);

@@ -25,6 +25,8 @@ CONFIG_VALUE(__u8, masquerade_local, 0,
 CONFIG_VALUE(__u8, cluster_ip_outside, 1, "outsiders may use a ClusterIP");
 CONFIG_VALUE(__u8, redirect_local, 0,
 	     "packets to backends of this node skip the stack and netfilter");
+CONFIG_VALUE(__u8, leave_unknown, 0,
+	     "connections without a flow are the stack's, while it has them still");
 CONFIG_VALUE(__u8, echo_reply, 0, "a VIP with a backend answers pings");
 
 /* Source NAT takes ports from here, except those in `reserved_ports`: below

@@ -35,6 +35,10 @@ type PacketOptions struct {
 	CloseClusterIPs bool
 	// RedirectLocal: packets to backends of this node skip the stack.
 	RedirectLocal bool
+	// LeaveUnknown: packets in the middle of connections that are not in the
+	// flow table are left to the stack. For a takeover from kube-proxy, whose
+	// connections netfilter goes on translating.
+	LeaveUnknown bool
 	// EchoReply: a VIP with a backend answers pings.
 	EchoReply bool
 
@@ -119,6 +123,7 @@ func (o PacketOptions) apply(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Ma
 		v.ConfigMasqueradeLocal.Set(flag(o.MasqueradeLocal)),
 		v.ConfigClusterIpOutside.Set(flag(!o.CloseClusterIPs)),
 		v.ConfigRedirectLocal.Set(flag(o.RedirectLocal)),
+		v.ConfigLeaveUnknown.Set(flag(o.LeaveUnknown)),
 		v.ConfigEchoReply.Set(flag(o.EchoReply)),
 		setUnlessZero(v.ConfigSnatPortMin, o.SNATPorts[0]),
 		setUnlessZero(v.ConfigSnatPortMax, o.SNATPorts[1]),

@@ -48,6 +48,7 @@ const (
 	tcVarConfigFlowTimeoutSecs    = "config_flow_timeout_secs"
 	tcVarConfigIcmpBurst          = "config_icmp_burst"
 	tcVarConfigIcmpRate           = "config_icmp_rate"
+	tcVarConfigLeaveUnknown       = "config_leave_unknown"
 	tcVarConfigMasqueradeAll      = "config_masquerade_all"
 	tcVarConfigMasqueradeLocal    = "config_masquerade_local"
 	tcVarConfigNoLinkHeader       = "config_no_link_header"
@@ -146,6 +147,7 @@ type tcVariableSpecs struct {
 	ConfigFlowTimeoutSecs    *ebpf.VariableSpec `ebpf:"config_flow_timeout_secs"`
 	ConfigIcmpBurst          *ebpf.VariableSpec `ebpf:"config_icmp_burst"`
 	ConfigIcmpRate           *ebpf.VariableSpec `ebpf:"config_icmp_rate"`
+	ConfigLeaveUnknown       *ebpf.VariableSpec `ebpf:"config_leave_unknown"`
 	ConfigMasqueradeAll      *ebpf.VariableSpec `ebpf:"config_masquerade_all"`
 	ConfigMasqueradeLocal    *ebpf.VariableSpec `ebpf:"config_masquerade_local"`
 	ConfigNoLinkHeader       *ebpf.VariableSpec `ebpf:"config_no_link_header"`
@@ -240,6 +242,7 @@ type tcVariables struct {
 	ConfigFlowTimeoutSecs    *ebpf.Variable `ebpf:"config_flow_timeout_secs"`
 	ConfigIcmpBurst          *ebpf.Variable `ebpf:"config_icmp_burst"`
 	ConfigIcmpRate           *ebpf.Variable `ebpf:"config_icmp_rate"`
+	ConfigLeaveUnknown       *ebpf.Variable `ebpf:"config_leave_unknown"`
 	ConfigMasqueradeAll      *ebpf.Variable `ebpf:"config_masquerade_all"`
 	ConfigMasqueradeLocal    *ebpf.Variable `ebpf:"config_masquerade_local"`
 	ConfigNoLinkHeader       *ebpf.Variable `ebpf:"config_no_link_header"`

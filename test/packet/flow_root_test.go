@@ -274,6 +274,41 @@ func TestSameClientPortThroughTwoFrontends(t *testing.T) {
 	})
 }
 
+// A9: the answer to a connection whose source port is a NodePort, because
+// somebody's masquerading left it alone, is no request to that NodePort. The
+// stack gets it, and resets it if it belongs to nobody.
+func TestConnectionFromANodePortsNumber(t *testing.T) {
+	for _, s := range sides {
+		any := netip.IPv4Unspecified()
+		if s.family == 6 {
+			any = netip.IPv6Unspecified()
+		}
+		w := newWorld(t, datapath.PacketOptions{})
+		w.addService(&svc{
+			proto: TCP, frontends: []netip.AddrPort{port(any, 30880)}, flags: abi.FlagNodePort,
+			endpoints: []*endpoint{{at: port(s.remotePod, 8080)}},
+		})
+		for _, flags := range []uint8{SYN | ACK, ACK, FIN | ACK, RST} {
+			f := Frame{Src: port(s.client, 8080), Dst: port(s.node, 30880), Proto: TCP, Flags: flags}
+			w.wantUntouched("answer", w.in(f), w.frame(f).Bytes())
+		}
+		w.read("request", w.in(opening(TCP, port(s.client, 8080), port(s.node, 30880))), redirect)
+	}
+}
+
+// During a takeover connections that netfilter translates stay with it.
+func TestUnknownConnectionsLeftToTheStack(t *testing.T) {
+	for _, s := range sides {
+		w := newWorld(t, datapath.PacketOptions{LeaveUnknown: true})
+		w.shop(s)
+		f := opening(TCP, port(s.client, 40000), port(s.vip, 80))
+		w.wantUntouched("old connection", w.in(goesOn(f)), w.frame(goesOn(f)).Bytes())
+		want := f
+		want.Dst = port(s.localPod, 8080)
+		w.want("new connection", w.in(f), pass, want)
+	}
+}
+
 // A9: source NAT takes no port that somebody reserved.
 func TestSourceNATAvoidsReservedPorts(t *testing.T) {
 	w := newWorld(t, datapath.PacketOptions{SNATPorts: [2]uint16{6400, 6463}})
