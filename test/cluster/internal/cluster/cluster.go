@@ -167,6 +167,9 @@ func (c *Cluster) configure(ctx context.Context) error {
 	if err := c.waitForAPI(ctx); err != nil {
 		return err
 	}
+	if err := c.startLoadBalancer(); err != nil {
+		return err
+	}
 	nodes, err := toYAML(c.nodeObjects()...)
 	if err != nil {
 		return err

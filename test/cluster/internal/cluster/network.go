@@ -18,7 +18,11 @@ import (
 //	node n         198.18.0.(10+n)   fd18::(10+n)
 //	pods of node n 10.244.n.0/24     fd00:10:244:n::/64
 //	Services       10.96.0.0/16      fd00:10:96::/112
+//	LoadBalancers  198.18.64.0/24    fd18:0:0:64::/120, routed to the nodes
 var (
+	loadBalancersV4 = netip.MustParsePrefix("198.18.64.0/24")
+	loadBalancersV6 = netip.MustParsePrefix("fd18:0:0:64::/120")
+
 	controlPlaneV4 = netip.MustParseAddr("198.18.0.1")
 	controlPlaneV6 = netip.MustParseAddr("fd18::1")
 )
