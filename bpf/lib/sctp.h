@@ -16,7 +16,7 @@
 #define CRC32C_POLYNOMIAL 0x82f63b78 /* reflected: bit 31 is x^0 */
 #define CRC32C_X8 0x00800000	     /* x^8, one zero byte */
 
-static __noinline __u32 crc32c_multiply(__u32 a, __u32 b)
+__noinline __u32 crc32c_multiply(__u32 a, __u32 b)
 {
 	__u32 product = 0;
 
@@ -30,7 +30,7 @@ static __noinline __u32 crc32c_multiply(__u32 a, __u32 b)
 
 /* What `diff` (4 bytes as they lie in the packet) does to the CRC if `zeros`
  * bytes follow. */
-static __noinline __u32 crc32c_diff(__u32 diff, __u32 zeros)
+__noinline __u32 crc32c_diff(__u32 diff, __u32 zeros)
 {
 	__u32 power = CRC32C_X8, crc = diff;
 
