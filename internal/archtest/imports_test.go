@@ -26,6 +26,7 @@ var floors = map[string]floor{
 
 	"plan":     {[]string{"model"}, "a pure function of plain values"},
 	"oracle":   {[]string{"model", "plan"}, "interprets plans, and must not see how the kernel holds them"},
+	"host":     {[]string{"model", "plan"}, "a pure function of plain values, as the plan is"},
 	"contract": {[]string{"model", "oracle", "plan", "source/object"}, "rules as a user sees them: objects in, verdicts out"},
 
 	"snapshot":        {[]string{"model"}, "holds what sources say, whichever they are"},
@@ -36,14 +37,14 @@ var floors = map[string]floor{
 
 	"maps":      {[]string{"abi"}, "typed tables, whatever they mean"},
 	"datapath":  {[]string{"abi"}, "loads, pins and attaches; who fills the maps is another matter"},
-	"reconcile": {[]string{"abi", "maps", "model", "plan"}, "from plans to maps, without a source and without a program"},
+	"reconcile": {[]string{"abi", "host", "maps", "model", "plan"}, "from plans to maps, without a source and without a program"},
 	"inspect":   {[]string{"abi", "maps", "model"}, "reads what the kernel does, not what the agent meant"},
 
 	"config":  {nil, "settings are values; who obeys them imports them"},
 	"health":  {[]string{"model"}, "answers from what it is told"},
 	"metrics": {[]string{"model"}, "counts what it is told"},
 
-	"agent":    {[]string{"abi", "config", "datapath", "health", "maps", "metrics", "model", "plan", "reconcile", "snapshot", "source/kube", "source/manifest", "source/object"}, "the one place that wires the others together"},
+	"agent":    {[]string{"abi", "config", "datapath", "health", "host", "maps", "metrics", "model", "plan", "reconcile", "snapshot", "source/kube", "source/link", "source/manifest", "source/object"}, "the one place that wires the others together"},
 	"demo":     {[]string{"datapath", "inspect", "lab", "maps"}, "looks at agents from outside, as an operator does"},
 	"cli":      {[]string{"abi", "agent", "config", "datapath", "demo", "inspect", "maps", "metrics"}, "verbs; what they do stands elsewhere"},
 	"archtest": {nil, "reads files"},

@@ -8,6 +8,7 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // lookupBatch is how many entries one system call reads.
@@ -48,9 +49,17 @@ func (h *kernelHash[K, V]) Put(key K, value V) error {
 		return fmt.Errorf("write %s: %w", h.name, errReadOnly)
 	}
 	if err := h.m.Put(&key, &value); err != nil {
-		return fmt.Errorf("write %s: %w", h.name, err)
+		return h.writeError(err)
 	}
 	return nil
+}
+
+// writeError says in words what the kernel means by E2BIG.
+func (h *kernelHash[K, V]) writeError(err error) error {
+	if errors.Is(err, unix.E2BIG) {
+		return fmt.Errorf("write %s: all %d entries are in use: %w", h.name, h.Capacity(), unix.E2BIG)
+	}
+	return fmt.Errorf("write %s: %w", h.name, err)
 }
 
 func (h *kernelHash[K, V]) PutAll(keys []K, values []V) (int, error) {
@@ -65,7 +74,7 @@ func (h *kernelHash[K, V]) PutAll(keys []K, values []V) (int, error) {
 		return putEach(h, keys, values)
 	}
 	if err != nil {
-		return done, fmt.Errorf("write %s: %w", h.name, err)
+		return done, h.writeError(err)
 	}
 	return len(keys), nil
 }

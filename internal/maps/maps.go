@@ -22,6 +22,10 @@ import (
 )
 
 // Hash is a hash table. Its entries change one at a time, each atomically.
+//
+// A table of prefixes (an LPM trie) is one, too. Of its keys only the bits that
+// their length says count; Each shows the others as 0. Get answers there as a
+// program's lookup does: with the longest prefix that holds all of key.
 type Hash[K comparable, V any] interface {
 	// Get returns the value of key and whether there is one.
 	Get(key K) (V, bool, error)
@@ -61,6 +65,8 @@ type Tables struct {
 	Slots     Slots
 	Backends  Backends
 	Filter    Filter
+	// Packet is nil where the packet path is switched off.
+	Packet *PacketTables
 
 	// Written by programs.
 	Peers      Hash[uint64, abi.Peer]
@@ -85,7 +91,8 @@ func (t *Tables) Counters() ([abi.Counters]uint64, error) { return t.counters() 
 func (t *Tables) Close() error { return t.close() }
 
 // New makes tables of opened kernel maps, keyed by their names in package abi.
-// Every map but the udp_peers must be there, with the layout of package abi.
+// Every map but the udp_peers must be there, with the layout of package abi;
+// those of PacketTables may all be missing.
 // The maps stay the caller's and must outlive the tables.
 func New(kernel map[string]*ebpf.Map) (*Tables, error) { return open(kernel, true) }
 
@@ -112,6 +119,7 @@ func open(kernel map[string]*ebpf.Map, writable bool) (*Tables, error) {
 		Filter:     Filter{o.words(abi.MapVIPFilter, 8)},
 		Peers:      openHash[uint64, abi.Peer](o, abi.MapPeers),
 		Affinities: openHash[abi.AffinityKey, abi.Affinity](o, abi.MapAffinities),
+		Packet:     o.packet(),
 		close:      o.close,
 	}
 	counters := o.find(abi.MapCounters, 4, 8)

@@ -12,6 +12,13 @@ import (
 // Sizes says how many entries the tables have.
 type Sizes struct {
 	Frontends, Services, Slots, Backends uint32
+	// Packet is zero where the packet path is switched off.
+	Packet PacketSizes
+}
+
+// PacketSizes says how many entries the PacketTables have.
+type PacketSizes struct {
+	LocalAddrs, PodRanges, SourceRanges, EgressAddrs uint32
 }
 
 // NewMemory makes tables in plain memory that behave as the kernel's do. They
@@ -24,10 +31,24 @@ func NewMemory(size Sizes) *Tables {
 		Slots:      Slots{make(memoryWords, size.Slots)},
 		Backends:   Backends{make(memoryWords, size.Backends*backendWords)},
 		Filter:     Filter{make(memoryWords, abi.VIPFilterBits/64)},
+		Packet:     newPacketMemory(size.Packet),
 		Peers:      newMemoryHash[uint64, abi.Peer](abi.MapPeers, 0),
 		Affinities: newMemoryHash[abi.AffinityKey, abi.Affinity](abi.MapAffinities, 0),
 		counters:   func() (sums [abi.Counters]uint64, err error) { return sums, nil },
 		close:      func() error { return nil },
+	}
+}
+
+func newPacketMemory(size PacketSizes) *PacketTables {
+	if size == (PacketSizes{}) {
+		return nil
+	}
+	return &PacketTables{
+		LocalAddrs:    newMemoryHash[abi.IP, uint32](abi.MapLocalAddrs, size.LocalAddrs),
+		PodRanges:     newMemoryTrie[abi.PodRangeKey, uint32](abi.MapPodRanges, size.PodRanges),
+		SourceRanges:  newMemoryTrie[abi.SourceRangeKey, uint32](abi.MapSourceRanges, size.SourceRanges),
+		EgressAddrs:   newMemoryHash[abi.EgressKey, abi.IP](abi.MapEgressAddrs, size.EgressAddrs),
+		ReservedPorts: ReservedPorts{make(memoryWords, reservedPortWords)},
 	}
 }
 
@@ -41,10 +62,11 @@ type memoryHash[K comparable, V any] struct {
 	name     string
 	capacity int
 	entries  map[K]V
+	full     error // of a Put that finds no room
 }
 
 func newMemoryHash[K comparable, V any](name string, capacity uint32) Hash[K, V] {
-	return &memoryHash[K, V]{name: name, capacity: int(capacity), entries: map[K]V{}}
+	return &memoryHash[K, V]{name: name, capacity: int(capacity), entries: map[K]V{}, full: syscall.E2BIG}
 }
 
 func (h *memoryHash[K, V]) Capacity() int { return h.capacity }
@@ -56,7 +78,7 @@ func (h *memoryHash[K, V]) Get(key K) (V, bool, error) {
 
 func (h *memoryHash[K, V]) Put(key K, value V) error {
 	if _, ok := h.entries[key]; !ok && len(h.entries) >= h.capacity {
-		return fmt.Errorf("write %s: %w", h.name, syscall.E2BIG)
+		return fmt.Errorf("write %s: %w", h.name, h.full)
 	}
 	h.entries[key] = value
 	return nil

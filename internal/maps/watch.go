@@ -58,6 +58,15 @@ func Watch(t *Tables, w Watcher) *Tables {
 	watched.Slots.words = watchedWords{t.Slots.words, abi.MapSlots, w}
 	watched.Backends.words = watchedWords{t.Backends.words, abi.MapBackends, w}
 	watched.Filter.words = watchedWords{t.Filter.words, abi.MapVIPFilter, w}
+	if p := t.Packet; p != nil {
+		watched.Packet = &PacketTables{
+			LocalAddrs:    watchedHash[abi.IP, uint32]{p.LocalAddrs, abi.MapLocalAddrs, w},
+			PodRanges:     watchedHash[abi.PodRangeKey, uint32]{p.PodRanges, abi.MapPodRanges, w},
+			SourceRanges:  watchedHash[abi.SourceRangeKey, uint32]{p.SourceRanges, abi.MapSourceRanges, w},
+			EgressAddrs:   watchedHash[abi.EgressKey, abi.IP]{p.EgressAddrs, abi.MapEgressAddrs, w},
+			ReservedPorts: ReservedPorts{watchedWords{p.ReservedPorts.words, abi.MapReservedPorts, w}},
+		}
+	}
 	return &watched
 }
 

@@ -98,9 +98,9 @@ func (c Config) nodeName(node model.Node) string {
 	return node.Name
 }
 
-// primary is the node's main address in that family, or the zero address
+// Primary is the node's main address in that family, or the zero address
 // (kube-proxy: cmd/kube-proxy/app, detectNodeIPs).
-func (c Config) primary(node model.Node, family model.Family) netip.Addr {
+func (c Config) Primary(node model.Node, family model.Family) netip.Addr {
 	if bind := c.BindAddress.Unmap(); bind.IsValid() && !bind.IsUnspecified() && model.FamilyOf(bind) == family {
 		return bind
 	}

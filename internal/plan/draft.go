@@ -270,7 +270,7 @@ func (d *drafter) sourceRanges(family model.Family, vips []netip.Addr) []netip.P
 	if slices.Contains(ranges, everything(family)) {
 		return nil
 	}
-	if primary := d.config.primary(d.node, family); primary.IsValid() && contains(ranges, primary) {
+	if primary := d.config.Primary(d.node, family); primary.IsValid() && contains(ranges, primary) {
 		for _, vip := range vips {
 			ranges = append(ranges, netip.PrefixFrom(vip, vip.BitLen()))
 		}

@@ -66,7 +66,7 @@ func (c Config) NodePortMatcher(node model.Node) NodePortMatcher {
 		loopback: c.NodePortAddresses.IPv4Loopback,
 	}
 	for _, family := range model.Families {
-		if primary := c.primary(node, family); c.NodePortAddresses.Primary && primary.IsValid() && !primary.IsLoopback() {
+		if primary := c.Primary(node, family); c.NodePortAddresses.Primary && primary.IsValid() && !primary.IsLoopback() {
 			m.ranges = append(m.ranges, netip.PrefixFrom(primary, primary.BitLen()))
 		}
 		// Ranges of one family only do not switch the other one off

@@ -2,28 +2,7 @@
 
 package reconcile
 
-import (
-	"net/netip"
-
-	"github.com/beeline-net/beeline/internal/abi"
-)
-
-// Keep holds the bits of these addresses in the filter, beside those of the
-// frontends and instead of those of the call before: addresses of the node, at
-// which NodePorts and replies to source NAT arrive. After Restore, call it
-// before Prune, which clears the bits that nobody needs.
-func (r *Reconciler) Keep(addrs []netip.Addr) {
-	before := r.kept
-	r.kept = nil
-	for _, addr := range addrs {
-		ip := abi.Addr(addr)
-		r.kept = append(r.kept, ip)
-		r.filterHold(ip)
-	}
-	for _, ip := range before {
-		r.filterDrop(ip)
-	}
-}
+import "github.com/beeline-net/beeline/internal/abi"
 
 // filterHold counts one more reason for an address' bit and sets it.
 func (r *Reconciler) filterHold(ip abi.IP) {
@@ -41,14 +20,12 @@ func (r *Reconciler) filterDrop(ip abi.IP) {
 	}
 }
 
-// restoreFilter sets the bits of what Restore found and of what is kept.
+// restoreFilter sets the bits of what Restore found.
 func (r *Reconciler) restoreFilter() {
 	for key := range r.frontends {
 		r.filterAdd(key)
 	}
-	for _, ip := range r.kept {
-		r.filterHold(ip)
-	}
+	r.keep(nil, nil)
 }
 
 // pruneFilter clears the bits that nobody has asked for.

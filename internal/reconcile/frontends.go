@@ -225,6 +225,9 @@ func (p *port) count(v abi.Frontend, n int) {
 			p.sets[kind].used += n
 		}
 	}
+	if guards(v.Flags) {
+		p.guard.used += n
+	}
 }
 
 // remove takes a frontend out of the kernel.

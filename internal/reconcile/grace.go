@@ -16,6 +16,8 @@ type retired struct {
 	slots    []extent
 	// sets are those of living ports that no frontend uses any more.
 	sets []portSet
+	// guards are living ports of which no frontend asks for source ranges.
+	guards []*port
 }
 
 // portSet is one of a port's sets.
@@ -25,7 +27,7 @@ type portSet struct {
 }
 
 func (b *retired) empty() bool {
-	return len(b.ports)+len(b.backends)+len(b.slots)+len(b.sets) == 0
+	return len(b.ports)+len(b.backends)+len(b.slots)+len(b.sets)+len(b.guards) == 0
 }
 
 // grace keeps what is retired until a grace period has passed: until every
@@ -112,6 +114,7 @@ func (b *retired) add(o *retired) {
 	b.backends = append(b.backends, o.backends...)
 	b.slots = append(b.slots, o.slots...)
 	b.sets = append(b.sets, o.sets...)
+	b.guards = append(b.guards, o.guards...)
 }
 
 // close ends the background work.

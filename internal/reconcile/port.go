@@ -25,12 +25,13 @@ type port struct {
 	ready   bool // what is wanted is published, frontends may refer to it
 	held    int  // frontends in the kernel that refer to it
 
-	sets [abi.SetKinds]set
+	sets  [abi.SetKinds]set
+	guard guard
 	// backends are the indexes of its backends, by address; the surplus ones
 	// are no longer wanted, but may still be in a set.
 	backends, surplus []uint32
 	retired           bool
-	problem           error // why its name could not be deleted
+	problem           error // why something of it could not be deleted
 }
 
 // set is what the kernel has of a backend set.
@@ -69,7 +70,7 @@ func (r *Reconciler) adopt(s *service) {
 			p = &port{id: w.ID, owner: s}
 			s.ports = append(s.ports, p)
 		}
-		p.want, p.ready = w, false
+		p.want, p.ready, p.guard.whole = w, false, false
 	}
 }
 
@@ -105,9 +106,12 @@ func (r *Reconciler) register(work []*service) {
 	})
 }
 
-// publishPort writes the backends and sets of a port.
+// publishPort writes the source ranges, backends and sets of a port.
 func (r *Reconciler) publishPort(p *port, w *plan.Port) error {
 	if err := check(w); err != nil {
+		return err
+	}
+	if err := r.publishGuard(p, w); err != nil {
 		return err
 	}
 	if err := r.placeBackends(p, w); err != nil {
@@ -130,6 +134,15 @@ func check(w *plan.Port) error {
 	sorted := slices.IsSortedFunc(w.Backends, func(a, b plan.Backend) int { return a.Addr.Compare(b.Addr) })
 	if !sorted {
 		return fmt.Errorf("plan: backends are not sorted")
+	}
+	var asking []plan.Frontend
+	for _, f := range w.Frontends {
+		if guarded(f) {
+			asking = append(asking, f)
+		}
+	}
+	if len(asking) > 0 && slices.ContainsFunc(asking, func(f plan.Frontend) bool { return !slices.Equal(f.SourceRanges, asking[0].SourceRanges) }) {
+		return fmt.Errorf("plan: frontends have different source ranges")
 	}
 	for _, members := range [][]int{w.Cluster.Members, w.Local.Members} {
 		for _, m := range members {
@@ -286,6 +299,7 @@ func (r *Reconciler) retirePort(p *port) {
 	case p.retired, !p.owner.named: // what nobody named stays until Prune
 	case p.want == nil && p.held == 0:
 		p.retired = true
+		r.reopen(p)
 		p.owner.ports = slices.DeleteFunc(p.owner.ports, func(o *port) bool { return o == p })
 		r.grace.collecting.ports = append(r.grace.collecting.ports, p)
 	case p.want != nil && p.ready:
@@ -344,9 +358,12 @@ func (r *Reconciler) closePort(p *port) error {
 		r.freeBackend(i)
 	}
 	p.backends, p.surplus = nil, nil
+	if err := r.dropRanges(p, nil); err != nil {
+		return err // whoever has the index next must not inherit them
+	}
 	if p.named {
 		if err := r.tables.Services.Delete(p.index); err != nil {
-			return err
+			return fmt.Errorf("name of removed port %v: %w", p.id, err)
 		}
 		p.named = false
 	}

@@ -4,15 +4,17 @@
 // what is desired, knows what is there, and writes the difference in an order
 // in which a program sees the old state of a Service port or the new one:
 //
-//  1. the Service port's name and its new backends, which nobody reads yet;
+//  1. the Service port's name, the source ranges and backends that are new to
+//     it, which nobody reads yet or which only let more clients in;
 //  2. the members of its sets, into fresh slots;
 //  3. each set's word: the one store that publishes them;
 //  4. filter bits, then new and changed frontends; one that moves from another
 //     Service is overwritten in place;
-//  5. frontends that nobody wants any more, then filter bits without any;
+//  5. frontends that nobody wants any more, then filter bits without any, and
+//     source ranges that must let nobody in any more;
 //  6. after a grace period, in which every program ends that may still be
-//     using what was taken back: generations become 0, words empty, names go,
-//     and all their numbers may be used again.
+//     using what was taken back: generations become 0, words empty, the last
+//     source ranges and names go, and all their numbers may be used again.
 //
 // Backends leave step 6 with generation 0, not step 3: a program that has read
 // the old word a moment before would otherwise find a dead backend and refuse
@@ -57,8 +59,6 @@ type Reconciler struct {
 	now    func() time.Time
 	grace  *grace
 	totals Stats
-	// kept are addresses that Keep holds in the filter.
-	kept []abi.IP
 }
 
 // state is what is wanted and what there is.
@@ -76,8 +76,12 @@ type state struct {
 	numbers  *indexes // of Service ports
 	backends *indexes
 	slots    *extents
+	ranges   int // source ranges in the kernel
 
-	closing     []*port // retired, but the name could not be deleted yet
+	node node
+
+	// closing are ports of which something could not be deleted yet.
+	closing     []*port
 	closingNext time.Time
 
 	pass  uint64     // counts passes, to visit a frontend once in each
@@ -93,6 +97,7 @@ func newState(tables *maps.Tables) state {
 		numbers:  newIndexes(tables.Sets.Services()),
 		backends: newIndexes(tables.Backends.Len()),
 		slots:    newExtents(tables.Slots.Len()),
+		node:     newNode(tables.Packet),
 	}
 }
 
@@ -131,8 +136,9 @@ func New(tables *maps.Tables, o Options) *Reconciler {
 	if o.Wait == nil {
 		o.Wait = maps.WaitForPrograms
 	}
-	r := &Reconciler{state: newState(tables), log: o.Log, now: o.Now, grace: newGrace(o.Wait)}
+	r := &Reconciler{log: o.Log, now: o.Now, grace: newGrace(o.Wait)}
 	r.tables = maps.Watch(tables, maps.Watcher{Wrote: r.totals.count})
+	r.state = newState(r.tables)
 	return r
 }
 
@@ -168,7 +174,7 @@ func (r *Reconciler) Apply(ctx context.Context, plans []plan.Service) Stats {
 func (r *Reconciler) Retry(ctx context.Context) Stats {
 	before, start := r.totals, r.now()
 	r.reclaim(r.grace.take())
-	r.reclaim(&retired{}) // those whose names could not be deleted
+	r.reclaim(&retired{}) // what could not be deleted
 	var due []*service
 	for s := range r.failing {
 		if !s.problem.Next.After(start) {
@@ -177,6 +183,9 @@ func (r *Reconciler) Retry(ctx context.Context) Stats {
 	}
 	slices.SortFunc(due, func(a, b *service) int { return a.name.Compare(b.name) })
 	r.run(ctx, due)
+	if p := r.node.problem; p != nil && !p.Next.After(start) {
+		r.settleHost()
+	}
 	return r.account(before, start, len(due))
 }
 
@@ -273,6 +282,7 @@ func (r *Reconciler) once(work []*service, mode moveMode) {
 		t.ports = append(t.ports, s.ports...)
 	}
 	for _, p := range t.ports {
+		r.retireRanges(p, mode)
 		r.retirePort(p)
 	}
 	r.grace.start()
@@ -311,10 +321,15 @@ func (r *Reconciler) reclaim(b *retired) {
 	for _, e := range b.slots {
 		r.slots.release(e)
 	}
-	dead := slices.Concat(r.closing, b.ports)
+	over := slices.Concat(r.closing, b.ports)
+	for _, p := range b.guards {
+		if p.guard.leaving == b && !p.retired { // otherwise it is in use again
+			over = append(over, p)
+		}
+	}
 	r.closing = nil
-	for _, p := range dead {
-		if p.problem = r.closePort(p); p.problem != nil {
+	for _, p := range over {
+		if p.problem = r.finish(p); p.problem != nil {
 			r.closing = append(r.closing, p)
 		}
 	}
@@ -325,6 +340,24 @@ func (r *Reconciler) reclaim(b *retired) {
 		}
 	}
 	r.grace.start()
+}
+
+// finish ends what no program uses any more of a port: all of it, or its source
+// ranges.
+func (r *Reconciler) finish(p *port) error {
+	if p.retired {
+		return r.closePort(p)
+	}
+	if err := r.dropRanges(p, nil); err != nil {
+		return err
+	}
+	p.guard.leaving = nil
+	return nil
+}
+
+// reopen takes a port back that was closing.
+func (r *Reconciler) reopen(p *port) {
+	r.closing = slices.DeleteFunc(r.closing, func(o *port) bool { return o == p })
 }
 
 // forget drops the record of a Service of which nothing is left.

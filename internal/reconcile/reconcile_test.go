@@ -679,35 +679,6 @@ func TestPlanThatBreaksItsPromises(t *testing.T) {
 	}
 }
 
-func TestKeep(t *testing.T) {
-	w := newWorld(t, smallTables())
-	node, vip := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("10.0.0.1")
-	has := func(addr netip.Addr) bool { return w.tables.Filter.Has(abi.FilterBit(abi.Addr(addr))) }
-	a := serviceOf("a", spec{frontends: []string{"10.0.0.1:80"}})
-	w.apply(a)
-	w.r.Keep([]netip.Addr{node, vip})
-	w.r.Prune(t.Context())
-	w.apply(plan.Service{Name: a.Name})
-	w.elapse()
-	if !has(node) || !has(vip) {
-		t.Errorf("node's bit %v, kept frontend's bit %v", has(node), has(vip))
-	}
-	if drifts, err := w.r.Verify(t.Context()); err != nil || len(drifts) > 0 {
-		t.Errorf("drifts: %+v, %v", drifts, err)
-	}
-	w.kill()
-	if !has(node) {
-		t.Error("the bit went away with the process")
-	}
-	w.r.Keep([]netip.Addr{node})
-	w.r.Prune(t.Context())
-	if !has(node) || has(vip) {
-		t.Errorf("after a restart: node's bit %v, the other %v", has(node), has(vip))
-	}
-	w.r.Keep(nil)
-	w.converged()
-}
-
 func TestWake(t *testing.T) {
 	w := newWorld(t, smallTables())
 	a := serviceOf("a", spec{frontends: []string{"10.0.0.1:80"}, backends: []string{"10.1.0.1:8080"}})

@@ -5,6 +5,7 @@ package reconcile
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -23,6 +24,9 @@ func (r *Reconciler) Restore(ctx context.Context) error {
 		return err
 	}
 	if err := l.readServices(); err != nil {
+		return err
+	}
+	if err := errors.Join(l.readRanges(), r.restoreHost()); err != nil {
 		return err
 	}
 	l.readBackends()

@@ -21,6 +21,7 @@ const (
 
 // Problem says what of a Service is not in the kernel as it is wanted.
 type Problem struct {
+	// Service is zero if it is about the node's own tables.
 	Service model.Name
 	// Err names the object, a port or a frontend, and why it failed; Errors is
 	// how many failed, of which it is the first.
@@ -92,12 +93,20 @@ type Usage struct {
 // Usage returns how full the tables are that the agent writes. What waits for
 // programs to end is in use.
 func (r *Reconciler) Usage() []Usage {
-	return []Usage{
+	usage := []Usage{
 		{abi.MapFrontends, r.present, r.tables.Frontends.Capacity()},
 		{abi.MapServices, int(r.numbers.used), min(int(r.numbers.size), r.tables.Services.Capacity())},
 		{abi.MapSlots, int(r.slots.used), int(r.slots.size)},
 		{abi.MapBackends, int(r.backends.used), int(r.backends.size)},
 	}
+	if p := r.tables.Packet; p != nil {
+		usage = append(usage,
+			Usage{abi.MapSourceRanges, r.ranges, p.SourceRanges.Capacity()},
+			Usage{abi.MapLocalAddrs, len(r.node.locals.have), p.LocalAddrs.Capacity()},
+			Usage{abi.MapPodRanges, len(r.node.pods.have), p.PodRanges.Capacity()},
+			Usage{abi.MapEgressAddrs, len(r.node.sources.have), p.EgressAddrs.Capacity()})
+	}
+	return usage
 }
 
 // note records that something of the Service failed.
@@ -123,37 +132,53 @@ func (s *service) hurry(now time.Time) {
 
 // conclude turns the errors of a pass into a problem, or ends the one there was.
 func (r *Reconciler) conclude(s *service) {
-	errs := s.errs
+	s.problem = r.outcome(s.problem, s.name, s.errs)
 	s.errs = nil
-	if len(errs) == 0 {
-		if s.problem != nil {
-			r.log.Info("Service is in the kernel now", "service", s.name, "attempts", s.problem.Attempts+1)
-		}
-		s.problem = nil
+	if s.problem == nil {
 		delete(r.failing, s)
-		return
+	} else {
+		r.failing[s] = struct{}{}
 	}
-	p := s.problem
+}
+
+// outcome returns the problem that an attempt with these errors leaves, where
+// there was the given one before; nil is none. A zero name is the node.
+func (r *Reconciler) outcome(p *Problem, name model.Name, errs []error) *Problem {
+	if len(errs) == 0 {
+		if p != nil {
+			r.log.Info(subject(name)+" is in the kernel now", "service", name, "attempts", p.Attempts+1)
+		}
+		return nil
+	}
 	if p == nil {
-		p = &Problem{Service: s.name, Since: r.now()}
-		r.log.Warn("Service is not in the kernel as it should be", "service", s.name, "errors", len(errs), "error", errs[0])
+		p = &Problem{Service: name, Since: r.now()}
+		r.log.Warn(subject(name)+" is not in the kernel as it should be", "service", name, "errors", len(errs), "error", errs[0])
 	}
 	p.Err, p.Errors, p.Full = errs[0], len(errs), slices.ContainsFunc(errs, full)
 	p.Next = r.now().Add(min(retryMin<<min(p.Attempts, 16), retryMax))
 	p.Attempts++
-	s.problem = p
-	r.failing[s] = struct{}{}
+	return p
 }
 
-// Pending returns what is not in the kernel as it is wanted, by Service.
+func subject(name model.Name) string {
+	if name == (model.Name{}) {
+		return "the node's own network"
+	}
+	return "Service"
+}
+
+// Pending returns what is not in the kernel as it is wanted, by Service; the
+// node's own comes first.
 func (r *Reconciler) Pending() []Problem {
 	var problems []Problem
 	for s := range r.failing {
 		problems = append(problems, *s.problem)
 	}
 	for _, p := range r.closing {
-		err := fmt.Errorf("name of removed port %v: %w", p.id, p.problem)
-		problems = append(problems, Problem{Service: p.id.Service, Err: err, Errors: 1, Next: r.closingNext})
+		problems = append(problems, Problem{Service: p.id.Service, Err: p.problem, Errors: 1, Next: r.closingNext})
+	}
+	if p := r.node.problem; p != nil {
+		problems = append(problems, *p)
 	}
 	for key := range r.contested {
 		f := r.frontends[key]
@@ -183,6 +208,9 @@ func (r *Reconciler) NextRetry() time.Time {
 	}
 	if len(r.closing) > 0 {
 		earliest(r.closingNext)
+	}
+	if p := r.node.problem; p != nil {
+		earliest(p.Next)
 	}
 	return next
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/beeline-net/beeline/internal/abi"
+	"github.com/beeline-net/beeline/internal/host"
 	"github.com/beeline-net/beeline/internal/maps"
 	"github.com/beeline-net/beeline/internal/model"
 	"github.com/beeline-net/beeline/internal/plan"
@@ -32,7 +33,7 @@ type Drift struct {
 // and returns ErrBusy while something is failing or waits for a grace period,
 // or before Prune.
 func (r *Reconciler) Verify(ctx context.Context) ([]Drift, error) {
-	if !r.unowned.named || !r.grace.idle() || len(r.failing)+len(r.closing) > 0 {
+	if !r.unowned.named || !r.grace.idle() || len(r.failing)+len(r.closing) > 0 || r.node.problem != nil {
 		return nil, ErrBusy
 	}
 	tables, changes, err := maps.Overlay(r.tables)
@@ -42,7 +43,6 @@ func (r *Reconciler) Verify(ctx context.Context) ([]Drift, error) {
 	// What a new process would write is what is wrong.
 	dry := New(tables, Options{Now: r.now, Wait: context.Cause})
 	defer dry.Close()
-	dry.kept = r.kept
 	if err := errors.Join(dry.restart(ctx, r.wanted()), dry.Drain(ctx)); err != nil {
 		return nil, err
 	}
@@ -57,33 +57,45 @@ func (r *Reconciler) Repair(ctx context.Context) (Stats, error) {
 	if err := r.Drain(ctx); err != nil {
 		return Stats{}, err
 	}
-	plans := r.wanted()
+	want := r.wanted()
 	r.state = newState(r.tables)
-	err := r.restart(ctx, plans)
+	err := r.restart(ctx, want)
 	r.totals.Took = before.Took // counted by restart already
 	return r.account(before, start, 0), err
 }
 
+// wanted is a desired state.
+type wanted struct {
+	plans []plan.Service // sorted
+	host  *host.Tables   // nil as long as nobody has said
+}
+
 // restart does all that a new process does.
-func (r *Reconciler) restart(ctx context.Context, plans []plan.Service) error {
+func (r *Reconciler) restart(ctx context.Context, w wanted) error {
 	if err := r.Restore(ctx); err != nil {
 		return err
 	}
-	r.Apply(ctx, plans)
+	if w.host != nil {
+		r.ApplyHost(*w.host)
+	}
+	r.Apply(ctx, w.plans)
 	r.Prune(ctx)
 	return nil
 }
 
-// wanted returns the desired state, sorted.
-func (r *Reconciler) wanted() []plan.Service {
-	var plans []plan.Service
+// wanted returns the desired state.
+func (r *Reconciler) wanted() wanted {
+	var w wanted
 	for _, s := range r.services {
 		if s.named {
-			plans = append(plans, s.want)
+			w.plans = append(w.plans, s.want)
 		}
 	}
-	slices.SortFunc(plans, func(a, b plan.Service) int { return a.Name.Compare(b.Name) })
-	return plans
+	slices.SortFunc(w.plans, func(a, b plan.Service) int { return a.Name.Compare(b.Name) })
+	if host := r.node.want; r.node.named {
+		w.host = &host
+	}
+	return w
 }
 
 // drifts says what the changes are about.
@@ -123,7 +135,29 @@ func (r *Reconciler) drifts(c maps.Changes) []Drift {
 	for i := range c.Filter {
 		add(abi.MapVIPFilter, maps.NoService, "word %d", i)
 	}
+	for key := range c.SourceRanges {
+		add(abi.MapSourceRanges, key.Service, "source range %s", rangeString(key))
+	}
+	drifts = append(drifts, r.hostDrifts(c)...)
 	// Slots are left out: what changes there is a consequence of a set's change.
 	slices.SortFunc(drifts, func(a, b Drift) int { return cmp.Or(cmp.Compare(a.Table, b.Table), cmp.Compare(a.Object, b.Object)) })
+	return drifts
+}
+
+// hostDrifts says what the changes of the tables about the node are about.
+func (r *Reconciler) hostDrifts(c maps.Changes) []Drift {
+	var drifts []Drift
+	for ip := range c.LocalAddrs {
+		drifts = append(drifts, Drift{Table: abi.MapLocalAddrs, Object: r.node.locals.name(ip)})
+	}
+	for key := range c.PodRanges {
+		drifts = append(drifts, Drift{Table: abi.MapPodRanges, Object: r.node.pods.name(key)})
+	}
+	for key := range c.EgressAddrs {
+		drifts = append(drifts, Drift{Table: abi.MapEgressAddrs, Object: r.node.sources.name(key)})
+	}
+	for word := range c.ReservedPorts {
+		drifts = append(drifts, Drift{Table: abi.MapReservedPorts, Object: fmt.Sprintf("ports %d-%d", word*64, word*64+63)})
+	}
 	return drifts
 }

@@ -60,8 +60,10 @@ type died struct{}
 
 var errInjected = errors.New("injected")
 
+var smallPacket = maps.PacketSizes{LocalAddrs: 20, PodRanges: 6, SourceRanges: 200, EgressAddrs: 20}
+
 func smallTables() *maps.Tables {
-	return maps.NewMemory(maps.Sizes{Frontends: 100, Services: 150, Slots: 2000, Backends: 600})
+	return maps.NewMemory(maps.Sizes{Frontends: 100, Services: 150, Slots: 2000, Backends: 600, Packet: smallPacket})
 }
 
 func newWorld(t testing.TB, tables *maps.Tables) *world {
@@ -280,9 +282,18 @@ func (w *world) checkBooks() {
 		{abi.MapSlots, slots, int(w.tables.Slots.Len())},
 		{abi.MapBackends, backends, int(w.tables.Backends.Len())},
 	}
+	if p := w.tables.Packet; p != nil {
+		want = append(want, usage(abi.MapSourceRanges, p.SourceRanges), usage(abi.MapLocalAddrs, p.LocalAddrs),
+			usage(abi.MapPodRanges, p.PodRanges), usage(abi.MapEgressAddrs, p.EgressAddrs))
+	}
 	if diff := cmp.Diff(want, w.r.Usage()); diff != "" && w.r.grace.idle() {
 		w.t.Fatalf("usage: -tables +reconciler\n%s", diff)
 	}
+}
+
+func usage[K comparable, V any](name string, h maps.Hash[K, V]) Usage {
+	n, _ := maps.Len(h)
+	return Usage{name, n, h.Capacity()}
 }
 
 // allow adds what is desired now to what clients may see, or makes it all

@@ -45,6 +45,11 @@ func (s *Store) DeleteSlice(name model.Name) {
 // SetNode replaces this node's values.
 func (s *Store) SetNode(node model.Node) { s.Apply(Change{SetNode: &node}) }
 
+// SetNetwork replaces this node's own network.
+func (s *Store) SetNetwork(network model.Network) {
+	s.edit(func() { s.setNetwork(network) })
+}
+
 // SetServiceCIDR adds or replaces a ServiceCIDR.
 func (s *Store) SetServiceCIDR(cidr model.ServiceCIDR) {
 	s.Apply(Change{SetServiceCIDRs: []model.ServiceCIDR{cidr}})
@@ -243,6 +248,15 @@ func (s *Store) setNode(node model.Node) {
 	}
 	s.node = node
 	s.dirtyNode = true
+	s.touch()
+}
+
+func (s *Store) setNetwork(network model.Network) {
+	if s.network != nil && equalNetwork(s.network, &network) {
+		return
+	}
+	s.network = &network
+	s.dirtyNetwork = true
 	s.touch()
 }
 

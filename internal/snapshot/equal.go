@@ -45,3 +45,14 @@ func equalNode(a, b *model.Node) bool {
 	return a.Name == b.Name && a.Zone == b.Zone && a.Draining == b.Draining &&
 		slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.PodCIDRs, b.PodCIDRs)
 }
+
+func equalNetwork(a, b *model.Network) bool {
+	return slices.EqualFunc(a.Devices, b.Devices, equalDevice)
+}
+
+func equalDevice(a, b model.Device) bool {
+	return a.Index == b.Index && a.Name == b.Name &&
+		a.Up == b.Up && a.Loopback == b.Loopback && a.LinkHeader == b.LinkHeader &&
+		a.Bridge == b.Bridge && a.Master == b.Master &&
+		slices.Equal(a.Addresses, b.Addresses)
+}

@@ -48,6 +48,8 @@ type Delta struct {
 	Services []model.Name
 	// Node is true if this node's values changed.
 	Node bool
+	// Network is true if this node's own network changed or became known.
+	Network bool
 	// ServiceCIDRs is true if Store.ServiceCIDRs changed.
 	ServiceCIDRs bool
 	// Since is when the earliest of these changes was written to the Store;
@@ -70,7 +72,7 @@ type Trigger struct {
 }
 
 // Empty reports whether nothing changed.
-func (d Delta) Empty() bool { return len(d.Services) == 0 && !d.Node && !d.ServiceCIDRs }
+func (d Delta) Empty() bool { return len(d.Services) == 0 && !d.Node && !d.Network && !d.ServiceCIDRs }
 
 // Store is the state. Its methods may be called from any goroutine. A value
 // given to it or got from it, and everything that value points to, must not be
@@ -84,17 +86,19 @@ type Store struct {
 	services map[model.Name]*entry
 	owners   map[model.Name]model.Name // slice -> its Service
 	node     model.Node
+	network  *model.Network // nil until it is known
 	cidrs    map[model.Name][]netip.Prefix
 	synced   [partCount]bool
 	read     bool
 
-	dirty     map[model.Name]struct{}
-	dirtyNode bool
-	dirtyCIDR bool
-	since     time.Time
-	triggers  []Trigger
-	changes   [partCount]int
-	edited    bool // by the edit under way
+	dirty        map[model.Name]struct{}
+	dirtyNode    bool
+	dirtyNetwork bool
+	dirtyCIDR    bool
+	since        time.Time
+	triggers     []Trigger
+	changes      [partCount]int
+	edited       bool // by the edit under way
 }
 
 // entry is one Service: its object, nil while there are only slices, and its
@@ -177,7 +181,7 @@ func (s *Store) Take() Delta {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := Delta{
-		Node: s.dirtyNode, ServiceCIDRs: s.dirtyCIDR, Since: s.since, Triggers: s.triggers,
+		Node: s.dirtyNode, Network: s.dirtyNetwork, ServiceCIDRs: s.dirtyCIDR, Since: s.since, Triggers: s.triggers,
 		ServiceChanges: s.changes[Services], SliceChanges: s.changes[Slices],
 	}
 	d.Services = make([]model.Name, 0, len(s.dirty))
@@ -186,7 +190,8 @@ func (s *Store) Take() Delta {
 	}
 	slices.SortFunc(d.Services, model.Name.Compare)
 	s.dirty = map[model.Name]struct{}{} // not cleared: a first sync would leave its size behind
-	s.dirtyNode, s.dirtyCIDR, s.since, s.triggers = false, false, time.Time{}, nil
+	s.dirtyNode, s.dirtyNetwork, s.dirtyCIDR = false, false, false
+	s.since, s.triggers = time.Time{}, nil
 	s.changes = [partCount]int{}
 	return d
 }
@@ -208,6 +213,19 @@ func (s *Store) Node() model.Node {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.node
+}
+
+// Network returns this node's own network, and whether it is known yet. It is no
+// Part: another source than that of the Services tells it, and what does not
+// need it, a ClusterIP say, need not wait for it. Who needs it must not act
+// before it is known: an empty network would take NodePorts away that work.
+func (s *Store) Network() (model.Network, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.network == nil {
+		return model.Network{}, false
+	}
+	return *s.network, true
 }
 
 // ServiceCIDRs returns the ranges of which ClusterIPs are taken, sorted. It is
