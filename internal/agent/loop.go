@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -96,7 +97,7 @@ func (l *loop) collect(ctx context.Context) error {
 func (l *loop) pass(ctx context.Context) {
 	complete := l.store.HasSynced()
 	if !complete && !l.store.HasRead() {
-		l.log.Debug("waiting for the sources", "missing", l.store.Unsynced())
+		l.log.Debug("waiting for the sources", "missing", fmt.Sprint(l.store.Unsynced()))
 		return
 	}
 	p := pass{delta: l.store.Take(), start: time.Now(), synced: complete}

@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -33,6 +34,7 @@ type reporter struct {
 	event func(service model.Name, reason, message string)
 
 	told     map[plan.Problem]bool
+	waiting  map[model.Name]bool // Services of which something is not written
 	reasons  map[string]int
 	targets  map[model.Name][]plan.HealthCheck
 	contests map[contest]bool
@@ -69,10 +71,10 @@ func (r *reporter) begins(d snapshot.Delta) {
 func (r *reporter) ends(p pass, planner *plan.Planner, rec *reconcile.Reconciler) {
 	now := time.Now()
 	r.kernel(rec)
-	failing := len(rec.Pending())
+	late := slices.ContainsFunc(rec.Pending(), mayPass)
 	for _, family := range model.Families {
 		r.metrics.Sync(family, p.full || p.delta.Node || p.configured, now, now.Sub(p.start))
-		if failing == 0 && p.synced {
+		if !late && p.synced {
 			r.readiness.Updated(family)
 		}
 	}
@@ -121,18 +123,35 @@ func (r *reporter) kernel(rec *reconcile.Reconciler) {
 	for _, u := range rec.Usage() {
 		r.metrics.SetMap(u.Table, u.Used, u.Capacity)
 	}
-	pending := rec.Pending()
+	r.unplaced(rec.Pending())
+}
+
+// mayPass tells that trying again may help by itself. What has no room waits for
+// an operator: a node that serves all the other Services is not late, and
+// restarting its agent would change nothing.
+func mayPass(p reconcile.Problem) bool {
+	return !p.Full && !errors.Is(p.Err, reconcile.ErrContested)
+}
+
+// unplaced reports what could not be written; of each Service once, while it
+// lasts.
+func (r *reporter) unplaced(pending []reconcile.Problem) {
 	r.metrics.SetFailing(len(pending))
-	if len(pending) == 0 {
-		return
-	}
 	failed := 0
+	waiting := make(map[model.Name]bool, len(pending))
 	for _, p := range pending {
 		failed += p.Errors
+		waiting[p.Service] = true
+		if !r.waiting[p.Service] {
+			r.event(p.Service, "NotInKernel", p.Err.Error())
+		}
 	}
+	r.waiting = waiting
 	r.metrics.WriteFailed(failed)
-	for _, family := range model.Families {
-		r.readiness.Queued(family)
+	if slices.ContainsFunc(pending, mayPass) {
+		for _, family := range model.Families {
+			r.readiness.Queued(family)
+		}
 	}
 }
 

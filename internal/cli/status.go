@@ -5,6 +5,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,7 +25,7 @@ type status struct {
 	Programs     []program       `json:"programs"`
 	Tables       []inspect.Usage `json:"tables"`
 	Counters     []inspect.Count `json:"counters"`
-	// Problems is empty if every hook is in place.
+	// Problems is empty if every hook is in place and no table is full.
 	Problems []string `json:"problems"`
 }
 
@@ -41,7 +42,7 @@ func newStatus(g *global) *cobra.Command {
 		Use:   "status",
 		Short: "Show whether Beeline serves this node",
 		Long: `Reads the kernel, not the agent: also works while no agent runs. Exits with 4
-if a hook is missing.`,
+if a hook is missing or a table is full.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var s status
@@ -55,7 +56,7 @@ if a hook is missing.`,
 				return err
 			}
 			if len(s.Problems) > 0 {
-				return exitError{exitDegraded, fmt.Errorf("%d problems with the hooks", len(s.Problems))}
+				return exitError{exitDegraded, fmt.Errorf("problems: %d", len(s.Problems))}
 			}
 			return nil
 		},
@@ -76,6 +77,12 @@ func readStatus(pins datapath.Pins, t *maps.Tables) (s status, err error) {
 	if s.Tables, err = inspect.Tables(t); err != nil {
 		return s, err
 	}
+	for _, u := range s.Tables {
+		// The others are filled by sockets, and do without when full.
+		if u.Used >= u.Capacity && slices.Contains([]string{"backends", "slots", "services", "frontends"}, u.Table) {
+			s.Problems = append(s.Problems, fmt.Sprintf("table %s is full: Services may be missing; the agent's log and Events name them", u.Table))
+		}
+	}
 	if s.Counters, err = inspect.Counts(t); err != nil {
 		return s, err
 	}
@@ -85,7 +92,9 @@ func readStatus(pins datapath.Pins, t *maps.Tables) (s status, err error) {
 	}
 	names := map[[2]string]bool{}
 	for _, p := range ports {
-		names[[2]string{p.Namespace, p.Name}] = true
+		if p.Namespace != "" { // the agent's own self-test has none
+			names[[2]string{p.Namespace, p.Name}] = true
+		}
 	}
 	s.Services = len(names)
 	return s, nil

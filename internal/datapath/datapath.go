@@ -208,7 +208,7 @@ func (d *Datapath) attachOne(name string, prog *ebpf.Program, typ ebpf.AttachTyp
 
 // adoptLink opens the link of an earlier agent, or returns nil if there is
 // none for this cgroup. A link whose cgroup is another one, or has been
-// removed, serves nobody here: its pin is dropped.
+// removed, serves nobody here: the new link's pin takes the place of its pin.
 func (d *Datapath) adoptLink(name string) (link.Link, error) {
 	path := filepath.Join(d.pins.links(), name)
 	l, err := link.LoadPinnedLink(path, nil)
@@ -233,16 +233,23 @@ func (d *Datapath) adoptLink(name string) (link.Link, error) {
 	}
 	d.log.Warn("a pinned link serves another cgroup or one that is gone; attaching anew",
 		"program", name, "cgroup", d.opts.CgroupRoot)
-	_ = l.Close()
-	return nil, removeIfExists(path)
+	return nil, l.Close()
 }
 
+// newLink attaches and pins. rename(2) ends an older link of the same name only
+// when the new one works.
 func (d *Datapath) newLink(name string, prog *ebpf.Program, typ ebpf.AttachType) (link.Link, error) {
 	l, err := link.AttachCgroup(link.CgroupOptions{Path: d.opts.CgroupRoot, Attach: typ, Program: prog})
 	if err != nil {
 		return nil, err
 	}
-	if err := l.Pin(filepath.Join(d.pins.links(), name)); err != nil {
+	path := filepath.Join(d.pins.links(), name)
+	temp := path + "_new"
+	if err := errors.Join(removeIfExists(temp), l.Pin(temp)); err != nil {
+		_ = l.Close()
+		return nil, fmt.Errorf("pin link: %w", err)
+	}
+	if err := os.Rename(temp, path); err != nil {
 		_ = l.Close()
 		return nil, fmt.Errorf("pin link: %w", err)
 	}

@@ -193,7 +193,12 @@ func (v *Devices) sweep(wanted map[int]bool) error {
 			delete(v.attached, at)
 		}
 		delete(v.kinds, at.ifindex)
-		errs = append(errs, removeIfExists(filepath.Join(v.dp.pins.devices(), e.Name())))
+		path := filepath.Join(v.dp.pins.devices(), e.Name())
+		// At once, not when the kernel gets round to it: the device may be
+		// wanted again. A link whose device is gone cannot be detached.
+		if detach(path) != nil {
+			errs = append(errs, removeIfExists(path))
+		}
 	}
 	return errors.Join(errs...)
 }

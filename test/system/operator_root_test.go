@@ -3,8 +3,13 @@
 package system
 
 import (
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestTheCommandLineReadsTheKernel(t *testing.T) {
@@ -113,5 +118,48 @@ func TestNonsenseOnTheCommandLine(t *testing.T) {
 			t.Errorf("%v: said %q", args, said)
 		}
 		t.Logf("%v: %s", args, strings.TrimSpace(said))
+	}
+}
+
+// What does not fit is said everywhere, costs nobody else anything, and is no
+// reason to restart the agent or to take the node out of service (pains B3).
+func TestAFullTable(t *testing.T) {
+	s := newStage(t, 1)
+	n := s.nodes[0]
+	a := s.server(n, "a")
+	for i := range 10 {
+		n.write(fmt.Sprintf("s%d.yaml", i), service(fmt.Sprintf("s%d", i), []string{fmt.Sprintf("10.96.1.%d", i)}, a))
+	}
+	// Three keys a Service (two ports and its address), one is the self-test's.
+	n.start("--max-frontends", "16", "--sync-period", "1s")
+	n.awaitLog("in use")
+	served := 0
+	for i := range 10 {
+		if name, err := s.ask("tcp", fmt.Sprintf("10.96.1.%d:80", i)); err == nil && name == "a" {
+			served++
+		}
+	}
+	if served < 4 || served == 10 {
+		t.Errorf("%d of 10 Services are served from a table with room for about 5", served)
+	}
+	if out, status := n.beeline("status"); status != 4 || !strings.Contains(out, "table frontends is full") {
+		t.Errorf("status: exit %d: %s", status, out)
+	}
+	time.Sleep(3 * time.Second) // longer than a change may wait
+	for _, url := range []string{healthz, livez} {
+		if code, body, err := n.get(url); code != http.StatusOK {
+			t.Errorf("%s: %d, %v: %s", url, code, err, body)
+		}
+	}
+	for i := range 8 {
+		check(t, os.Remove(filepath.Join(n.manifests, fmt.Sprintf("s%d.yaml", i))))
+	}
+	for _, addr := range []string{"10.96.1.8:80", "10.96.1.9:80"} {
+		eventually(t, 5*time.Second, func() error {
+			if name, err := s.ask("tcp", addr); err != nil || name != "a" {
+				return fmt.Errorf("%s, after there is room: %q, %w", addr, name, err)
+			}
+			return nil
+		})
 	}
 }

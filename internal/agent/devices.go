@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"strings"
+
+	"github.com/beeline-net/beeline/internal/config"
+	"github.com/beeline-net/beeline/internal/datapath"
+	"github.com/beeline-net/beeline/internal/model"
+)
+
+// packetDevices are the devices that the packet path is on: all through which
+// traffic reaches the node. A port of a bridge or bond is left to its master,
+// and loopback carries nothing but the node's own sockets' traffic, which the
+// socket hooks have translated.
+func packetDevices(n model.Network, local config.LocalTraffic) []datapath.Device {
+	var all []datapath.Device
+	for _, d := range n.Devices {
+		if !d.Up || d.Loopback || d.Master != 0 {
+			continue
+		}
+		all = append(all, datapath.Device{
+			Index: d.Index, Name: d.Name, NoLinkHeader: !d.LinkHeader, Pod: isPodDevice(d, local),
+		})
+	}
+	return all
+}
+
+// isPodDevice tells whether all that comes in through a device was sent by a pod
+// (kube-proxy's detect-local modes that go by device).
+func isPodDevice(d model.Device, local config.LocalTraffic) bool {
+	switch local.Mode {
+	case config.BridgeInterface:
+		return d.Name == local.BridgeInterface
+	case config.InterfaceNamePrefix:
+		return strings.HasPrefix(d.Name, local.InterfaceNamePrefix)
+	}
+	return false
+}

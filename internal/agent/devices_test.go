@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/beeline-net/beeline/internal/config"
+	"github.com/beeline-net/beeline/internal/datapath"
+	"github.com/beeline-net/beeline/internal/model"
+)
+
+func TestPacketDevices(t *testing.T) {
+	network := model.Network{Devices: []model.Device{
+		{Index: 1, Name: "lo", Up: true, Loopback: true, LinkHeader: true},
+		{Index: 2, Name: "eth0", Up: true, LinkHeader: true},
+		{Index: 3, Name: "eth1", LinkHeader: true},
+		{Index: 4, Name: "cni0", Up: true, Bridge: true, LinkHeader: true},
+		{Index: 5, Name: "veth1", Up: true, Master: 4, LinkHeader: true},
+		{Index: 6, Name: "wg0", Up: true},
+		{Index: 7, Name: "cali123", Up: true, LinkHeader: true},
+	}}
+	for name, tt := range map[string]struct {
+		local config.LocalTraffic
+		pods  []string
+	}{
+		"pods are told by address":    {config.LocalTraffic{Mode: config.ClusterCIDR}, nil},
+		"pods are behind a bridge":    {config.LocalTraffic{Mode: config.BridgeInterface, BridgeInterface: "cni0"}, []string{"cni0"}},
+		"pods have devices by prefix": {config.LocalTraffic{Mode: config.InterfaceNamePrefix, InterfaceNamePrefix: "cali"}, []string{"cali123"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := map[string]bool{}
+			for _, p := range tt.pods {
+				pod[p] = true
+			}
+			want := []datapath.Device{
+				{Index: 2, Name: "eth0"},
+				{Index: 4, Name: "cni0", Pod: pod["cni0"]},
+				{Index: 6, Name: "wg0", NoLinkHeader: true},
+				{Index: 7, Name: "cali123", Pod: pod["cali123"]},
+			}
+			if diff := cmp.Diff(want, packetDevices(network, tt.local)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
