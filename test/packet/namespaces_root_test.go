@@ -440,6 +440,60 @@ func TestPathMTUDiscovery(t *testing.T) {
 	}
 }
 
+// The same towards the backends: the stack of either node finds the way to the
+// pod too narrow, or the programs do, whose way leads past the stack.
+func TestPathMTUDiscoveryTowardsBackends(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		local bool
+		node  func(*wired) *lab.Namespace // whose route is narrow
+		via   bool                        // ... to the other node
+	}{
+		{"this node's stack", true, func(w *wired) *lab.Namespace { return w.node1 }, false},
+		{"the programs", false, func(w *wired) *lab.Namespace { return w.node1 }, true},
+		{"the other node's stack", false, func(w *wired) *lab.Namespace { return w.node2 }, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w := newWired(t, datapath.PacketOptions{})
+			for _, s := range wires {
+				e := &endpoint{at: port(s.remotePod, podPort), local: test.local}
+				if test.local {
+					e.at = port(s.localPod, podPort)
+				}
+				check(t, test.node(w).Do(func() error {
+					if test.via {
+						return narrowRoute(e.at.Addr(), "eth0", s.node2)
+					}
+					return narrowRoute(e.at.Addr(), "pod", netip.Addr{})
+				}))
+				at := w.nodePortService(s.side, TCP, 0, e)
+				if _, _, err := w.exchange("tcp", at, megabyte()); err != nil {
+					t.Errorf("IPv%d: %v; counters %v", s.family, err, w.counters())
+				}
+				if test.via && w.counters()["too_big"] == 0 {
+					t.Errorf("IPv%d: nothing was too big: %v", s.family, w.counters())
+				}
+			}
+		})
+	}
+}
+
+// narrowRoute makes a route to one address over which less than usual fits.
+func narrowRoute(to netip.Addr, dev string, via netip.Addr) error {
+	l, err := netlink.LinkByName(dev)
+	if err != nil {
+		return err
+	}
+	r := &netlink.Route{
+		LinkIndex: l.Attrs().Index, MTU: 1300, MTULock: true,
+		Dst: &net.IPNet{IP: to.AsSlice(), Mask: net.CIDRMask(to.BitLen(), to.BitLen())},
+	}
+	if via.IsValid() {
+		r.Gw = via.AsSlice()
+	}
+	return netlink.RouteAdd(r)
+}
+
 func setMTU(dev string, mtu int) error {
 	l, err := netlink.LinkByName(dev)
 	if err != nil {
