@@ -39,6 +39,18 @@ func (r *runner) clusterFlags(cmd *cobra.Command, proxy cluster.Proxy) {
 	cmd.Flags().StringVar(&r.proxy, "proxy", string(proxy), fmt.Sprintf("who serves Services, one of %v", cluster.Proxies()))
 }
 
+// nameCluster gives a cluster without a name its default, so that an experiment
+// does not meet a cluster that was left running.
+func (r *runner) nameCluster(cmd *cobra.Command) {
+	switch {
+	case r.cfg.Name != "":
+	case cmd.Name() == "experiment":
+		r.cfg.Name = "experiment"
+	default:
+		r.cfg.Name = "main"
+	}
+}
+
 // check completes the configuration from the flags.
 func (r *runner) check() error {
 	r.cfg.CNI = cluster.CNI(r.cni)
@@ -75,7 +87,7 @@ func (r *runner) run(ctx context.Context, table *experiment.Table, f func(contex
 	}
 	c, err := cluster.Start(ctx, r.cfg, k, cache, r.log)
 	if err != nil {
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && !errors.Is(err, cluster.ErrInUse) {
 			cluster.PrintLogs(os.Stderr, cluster.DirsOf(cache, r.cfg.Name))
 		}
 		return err
@@ -127,7 +139,7 @@ func (r *runner) newUp() *cobra.Command {
 }
 
 // up runs "serve" in a session of its own and waits until the cluster is ready.
-func (r *runner) up(ctx context.Context) error {
+func (r *runner) up(ctx context.Context) (err error) {
 	if err := r.check(); err != nil {
 		return err
 	}
@@ -152,7 +164,13 @@ func (r *runner) up(ctx context.Context) error {
 	if err := server.Start(); err != nil {
 		return err
 	}
-	if err := os.WriteFile(serverPid(cache, r.cfg.Name), []byte(strconv.Itoa(server.Process.Pid)), 0o644); err != nil {
+	pidFile := serverPid(cache, r.cfg.Name)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(pidFile))
+		}
+	}()
+	if err := os.WriteFile(pidFile, []byte(strconv.Itoa(server.Process.Pid)), 0o644); err != nil {
 		return err
 	}
 	ended := make(chan error, 1)

@@ -19,17 +19,24 @@ import (
 	"github.com/beeline-net/beeline/test/cluster/internal/kit"
 )
 
+// statusInterrupted is what a shell says of a program that Ctrl-C ended.
+const statusInterrupted = 130
+
 func main() {
 	// The terminal's hang-up counts as an interrupt: nothing may stay behind.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	err := newRoot(log).ExecuteContext(ctx)
+	interrupted := ctx.Err() != nil
 	stop()
 	var theirs exitStatus
 	switch {
 	case err == nil:
 	case errors.As(err, &theirs): // the command that was run has spoken
 		os.Exit(int(theirs))
+	case interrupted:
+		fmt.Fprintln(os.Stderr, "beeline-cluster: interrupted:", err)
+		os.Exit(statusInterrupted)
 	default:
 		fmt.Fprintln(os.Stderr, "beeline-cluster:", err)
 		os.Exit(1)
@@ -47,7 +54,8 @@ of a cluster has an uplink. Needs root.`,
 	}
 	r := &runner{log: log}
 	root.PersistentFlags().StringVar(&r.tree, "tree", "", "Beeline's work tree (default: that around the current folder)")
-	root.PersistentFlags().StringVar(&r.cfg.Name, "name", "main", "name of the cluster, of at most 10 letters")
+	root.PersistentFlags().StringVar(&r.cfg.Name, "name", "", "name of the cluster (default: experiment for that command, else main)")
+	root.PersistentPreRun = func(cmd *cobra.Command, _ []string) { r.nameCluster(cmd) }
 	root.AddCommand(r.newPrepare(), r.newUp(), r.newServe(), r.newDown(), r.newKubectl(), r.newNode(), r.newExperiment())
 	root.AddCommand(hiddenBoxCommands(log)...)
 	return root

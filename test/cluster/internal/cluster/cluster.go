@@ -97,7 +97,7 @@ func Start(ctx context.Context, cfg Config, k *kit.Kit, cache kit.Cache, log *sl
 		}
 	}()
 	if c.lab, err = lab.New(c.labName()); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrInUse, err)
 	}
 	if err := c.prepareDirs(); err != nil {
 		return nil, err
@@ -122,6 +122,9 @@ func Start(ctx context.Context, cfg Config, k *kit.Kit, cache kit.Cache, log *sl
 	}
 	return c, c.configure(ctx)
 }
+
+// ErrInUse says that a cluster of that name is running, or cannot be swept away.
+var ErrInUse = errors.New("the cluster's name is not free")
 
 // labName is part of names that the kernel limits.
 func (c *Cluster) labName() string { return "cluster-" + c.cfg.Name }
