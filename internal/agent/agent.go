@@ -29,6 +29,7 @@ import (
 	"github.com/beeline-net/beeline/internal/plan"
 	"github.com/beeline-net/beeline/internal/reconcile"
 	"github.com/beeline-net/beeline/internal/snapshot"
+	"github.com/beeline-net/beeline/internal/source/link"
 )
 
 // Options are what an agent is started with.
@@ -83,20 +84,28 @@ func run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	f := newFront(o, dp, tables, probe, src)
+	packet, err := newPacketPath(dp, cfg, log)
+	if err != nil {
+		return err
+	}
+	verified := &tablesCheck{}
+	f := newFront(o, dp, tables, src, probe, verified)
 	changes := make(chan settings)
 	l := &loop{
-		log:       log,
-		store:     store,
-		planner:   plan.New(completed(planConfig(cfg), store, src.server)),
-		config:    planConfig(cfg),
-		server:    src.server,
-		reconcile: rec,
-		minPeriod: cfg.Sync.MinPeriod,
-		selfTest:  probe,
-		settings:  changes,
-		inStep:    make(chan struct{}),
-		report:    f.reporter(src, started),
+		log:          log,
+		store:        store,
+		planner:      plan.New(completed(planConfig(cfg), store, src.server)),
+		config:       planConfig(cfg),
+		server:       src.server,
+		reconcile:    rec,
+		minPeriod:    cfg.Sync.MinPeriod,
+		selfTest:     probe,
+		packet:       packet,
+		settings:     changes,
+		inStep:       make(chan struct{}),
+		verified:     verified,
+		verifyPeriod: cfg.Sync.Period,
+		report:       f.reporter(src, started),
 	}
 	for _, u := range rec.Usage() {
 		f.metrics.Restored(u.Table, u.Used)
@@ -105,6 +114,11 @@ func run(ctx context.Context, o Options) (err error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return src.run(ctx) })
 	g.Go(func() error { return l.run(ctx) })
+	if packet != nil {
+		defer func() { err = errors.Join(err, packet.devices.Close()) }()
+		links := link.Source{Set: store.SetNetwork, Log: log}
+		g.Go(func() error { return links.Run(ctx) })
+	}
 	g.Go(func() error { return probe.serve(ctx) })
 	g.Go(func() error { return f.run(ctx) })
 	g.Go(func() error { return f.check(ctx, l.inStep) })
@@ -123,6 +137,7 @@ func protect(score int, log *slog.Logger) {
 // its configuration.
 type front struct {
 	o         Options
+	all       []health.Check
 	checks    *health.Checks
 	readiness *health.Readiness
 	nodePorts *health.NodePorts
@@ -132,12 +147,11 @@ type front struct {
 	config atomic.Pointer[config.Config]
 }
 
-func newFront(o Options, dp *datapath.Datapath, tables *maps.Tables, probe *selfTest, src source) *front {
+func newFront(o Options, dp *datapath.Datapath, tables *maps.Tables, src source, checks ...health.Check) *front {
 	f := &front{o: o, registry: prometheus.NewRegistry()}
 	f.config.Store(&o.Config.Config)
-	f.checks = health.NewChecks(time.Now, health.DefaultSchedule(), o.Log,
-		health.NewCheck("programs", func(context.Context) error { return dp.Check() }),
-		probe)
+	f.all = append(checks, health.NewCheck("programs", func(context.Context) error { return dp.Check() }))
+	f.checks = health.NewChecks(time.Now, health.DefaultSchedule(), o.Log, f.all...)
 	f.readiness = health.NewReadiness(time.Now, 2*o.Config.Sync.Period, f.checks)
 	f.nodePorts = health.NewNodePorts(func() bool { return f.readiness.Report().Healthy() }, noHealthPort(o.Config.Node.Name, src), o.Log)
 	f.metrics = metrics.New(f.registry, o.Build, metrics.Reads{
@@ -170,7 +184,10 @@ func readCounters(t *maps.Tables) (map[string]uint64, error) {
 
 // passing tells of each check whether it passes.
 func (f *front) passing() map[string]bool {
-	all := map[string]bool{"programs": true, "self-test": true}
+	all := map[string]bool{}
+	for _, c := range f.all {
+		all[c.Name()] = true
+	}
 	for _, c := range f.checks.Failing() {
 		all[c.Name] = false
 	}

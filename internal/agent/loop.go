@@ -4,12 +4,15 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 
+	"github.com/beeline-net/beeline/internal/host"
 	"github.com/beeline-net/beeline/internal/model"
 	"github.com/beeline-net/beeline/internal/plan"
 	"github.com/beeline-net/beeline/internal/reconcile"
@@ -29,11 +32,15 @@ type loop struct {
 	reconcile *reconcile.Reconciler
 	// minPeriod is how long changes are collected before they are written.
 	minPeriod time.Duration
-	selfTest  *selfTest
-	report    *reporter
-	complete  bool // the sources have told everything once
+	// verifyPeriod is how often everything is read back.
+	verifyPeriod time.Duration
+	selfTest     *selfTest
+	packet       *packetPath // nil: switched off
+	report       *reporter
+	complete     bool // the sources have told everything once
 	// inStep is closed once complete has been written.
-	inStep chan struct{}
+	inStep   chan struct{}
+	verified *tablesCheck
 	// settings are configurations that came while the loop runs.
 	settings <-chan settings
 }
@@ -50,11 +57,15 @@ func (l *loop) run(ctx context.Context) error {
 	if !timer.Stop() {
 		<-timer.C
 	}
+	look := time.NewTicker(l.verifyPeriod)
+	defer look.Stop()
 	for {
 		l.schedule(timer)
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-look.C:
+			l.verify(ctx)
 		case <-l.store.Changed():
 			if err := l.collect(ctx); err != nil {
 				return nil
@@ -118,6 +129,9 @@ func (l *loop) pass(ctx context.Context) {
 
 // apply writes a pass to the kernel and reports it.
 func (l *loop) apply(ctx context.Context, p pass) {
+	if p.synced && (p.full || p.delta.Network || p.delta.Node || p.configured) {
+		l.host()
+	}
 	stats := l.reconcile.Apply(ctx, p.plans)
 	if p.synced && !l.complete {
 		l.complete = true
@@ -128,6 +142,16 @@ func (l *loop) apply(ctx context.Context, p pass) {
 	l.log.Debug("wrote", "services", stats.Services, "puts", stats.Puts, "deletes", stats.Deletes,
 		"stores", stats.Stores, "syscalls", stats.Syscalls, "took", stats.Took)
 	l.report.ends(p, l.planner, l.reconcile)
+}
+
+// host brings what the packet path knows about the node itself up to date.
+func (l *loop) host() {
+	network, known := l.store.Network()
+	if l.packet == nil || !known {
+		return
+	}
+	l.reconcile.ApplyHost(host.New(network, l.planner.Node(), l.planner.Config(), l.packet.reserved))
+	l.packet.follow(network)
 }
 
 // configure takes over a changed configuration.
@@ -177,6 +201,40 @@ func latest(plans []plan.Service) []plan.Service {
 		kept = append(kept, p)
 	}
 	return kept
+}
+
+// verify reads everything back and repairs what somebody else has changed
+// (pains A12). The health check "tables" says what could not be repaired.
+func (l *loop) verify(ctx context.Context) {
+	drift, err := l.reconcile.Verify(ctx)
+	if errors.Is(err, reconcile.ErrBusy) {
+		return // what is under way is reported anyway
+	}
+	if len(drift) > 0 {
+		l.report.metrics.Drifted(len(drift))
+		l.log.Warn("kernel tables are not as they were left; repairing", "entries", len(drift),
+			"first", drift[0].Object, "table", drift[0].Table, "service", drift[0].Service)
+		_, err = l.reconcile.Repair(ctx)
+	}
+	if err != nil {
+		l.log.Warn("kernel tables could not be verified", "err", err)
+		err = fmt.Errorf("verify the kernel's tables: %w", err)
+	}
+	l.verified.Store(&err)
+}
+
+// Name implements health.Check.
+func (t *tablesCheck) Name() string { return "tables" }
+
+// tablesCheck is the outcome of the last verification.
+type tablesCheck struct{ atomic.Pointer[error] }
+
+// Run implements health.Check.
+func (t *tablesCheck) Run(context.Context) error {
+	if err := t.Load(); err != nil {
+		return *err
+	}
+	return nil // not looked at yet: they have just been written
 }
 
 func (l *loop) retry(ctx context.Context) {

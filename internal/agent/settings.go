@@ -31,6 +31,7 @@ func datapathOptions(c config.Config, log *slog.Logger) datapath.Options {
 		},
 		RefuseUnknownPorts: c.Datapath.RefuseUnknownPorts,
 		TCPPeerNames:       c.Datapath.TCPPeerRecords,
+		Packet:             packetOptions(c),
 		Log:                log,
 	}
 }

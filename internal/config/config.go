@@ -101,6 +101,9 @@ type Datapath struct {
 	RefuseUnknownPorts bool
 	// TCPPeerRecords makes getpeername() answer with the Service's address.
 	TCPPeerRecords bool
+	// PacketPath puts programs on the node's devices, for clients that have no
+	// socket here.
+	PacketPath bool
 }
 
 // Keyword is a name for a group of addresses in NodePorts.Addresses.

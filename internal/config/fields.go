@@ -156,6 +156,9 @@ func datapathFields() []field {
 		setting("datapath.tcpPeerRecords", "tcp-peer-records", Restart, boolean(),
 			func(c *Config) *bool { return &c.Datapath.TCPPeerRecords },
 			"Remember for each TCP socket which Service it asked for, so that getpeername() says so. Without it, connecting is cheaper and getpeername() shows the backend."),
+		setting("datapath.packetPath", "packet-path", Restart, boolean(),
+			func(c *Config) *bool { return &c.Datapath.PacketPath },
+			"Serve clients that have no socket on this node, by programs on its devices: NodePorts, load balancer addresses and external IPs from outside. A preview: it needs Linux 6.6, and not all of the settings about packets are heeded yet."),
 	}
 }
 

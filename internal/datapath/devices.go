@@ -18,6 +18,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// ErrNotSupported says that this kernel lacks what is needed.
+var ErrNotSupported = ebpf.ErrNotSupported
+
 // Device is a device that the packet path is to be on.
 type Device struct {
 	Index int

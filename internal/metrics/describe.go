@@ -149,6 +149,8 @@ func (b *builder) kernel(m *Metrics, reads Reads) {
 		"System calls made to write to kernel maps.")
 	m.writeFailures = b.counter("beeline_map_write_failures_total",
 		"Writes to kernel maps that failed. They are tried again.")
+	m.drifted = b.counter("beeline_map_drift_total",
+		"Entries of kernel maps that somebody else had changed, found when all were read back. They are repaired.")
 	m.failingServices = b.gauge("beeline_services_failing",
 		"Services that are not in the kernel as they should be.")
 	m.restored = b.gauges("beeline_restored_entries",

@@ -28,7 +28,7 @@ type Metrics struct {
 
 	mapEntries, mapCapacity, refusals, restored *prometheus.GaugeVec
 	mapWrites                                   *prometheus.CounterVec
-	mapSyscalls, writeFailures                  prometheus.Counter
+	mapSyscalls, writeFailures, drifted         prometheus.Counter
 	failingServices, sourceProblems             prometheus.Gauge
 	sourcesSynced, startDuration                prometheus.Gauge
 	configRejected, configNeedsRestart          prometheus.Gauge
@@ -140,6 +140,9 @@ func (m *Metrics) Wrote(puts, deletes, stores, syscalls int) {
 
 // WriteFailed counts writes to kernel maps that failed.
 func (m *Metrics) WriteFailed(writes int) { m.writeFailures.Add(float64(writes)) }
+
+// Drifted counts entries of kernel maps that were not what they were left as.
+func (m *Metrics) Drifted(entries int) { m.drifted.Add(float64(entries)) }
 
 // SetFailing says how many Services are not in the kernel as they should be.
 func (m *Metrics) SetFailing(services int) { m.failingServices.Set(float64(services)) }

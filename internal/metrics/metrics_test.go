@@ -141,6 +141,7 @@ func TestOwnMetrics(t *testing.T) {
 		`beeline_map_capacity{map="frontends"}`:                            "100",
 		`beeline_map_entries{map="frontends"}`:                             "10",
 		`beeline_map_syscalls_total`:                                       "8",
+		`beeline_map_drift_total`:                                          "0",
 		`beeline_map_write_failures_total`:                                 "5",
 		`beeline_map_writes_total{op="delete"}`:                            "4",
 		`beeline_map_writes_total{op="put"}`:                               "2",

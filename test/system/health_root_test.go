@@ -8,13 +8,18 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"github.com/beeline-net/beeline/internal/abi"
 )
 
 // fetch asks one of the agent's own servers from inside the node. The HTTP
@@ -166,5 +171,31 @@ func TestConfigurationChangesWithoutARestart(t *testing.T) {
 	n.awaitLog("the configuration stays what it was")
 	if name, err := s.ask("tcp", access[0].addr); err != nil || name != "a" {
 		t.Errorf("after a bad configuration: %q, %v", name, err)
+	}
+}
+
+// What somebody changes in the tables by hand is found and repaired (pains A12).
+func TestHandMadeDamageIsRepaired(t *testing.T) {
+	s := newStage(t, 1)
+	n := s.nodes[0]
+	n.write("web.yaml", service("web", v4VIP, s.server(n, "a")))
+	n.start("--sync-period", "1s")
+	frontends, err := ebpf.LoadPinnedMap(filepath.Join(n.BPFFS, "beeline/v1/maps/frontends"), nil)
+	check(t, err)
+	defer func() { _ = frontends.Close() }()
+	key := abi.NewFrontendKey(netip.MustParseAddr(v4VIP[0]), 80, unix.IPPROTO_TCP)
+	check(t, frontends.Delete(key))
+	if _, err := s.ask("tcp", access[0].addr); err == nil {
+		t.Fatal("the Service answers although its frontend is gone")
+	}
+	n.awaitLog("repairing")
+	eventually(t, 5*time.Second, func() error {
+		if name, err := s.ask("tcp", access[0].addr); err != nil || name != "a" {
+			return fmt.Errorf("after the repair: %q, %w", name, err)
+		}
+		return nil
+	})
+	if body := n.awaitStatus(status+"/metrics", http.StatusOK, 5*time.Second); !strings.Contains(body, "beeline_map_drift_total 1") {
+		t.Error("the metric does not tell of it")
 	}
 }
