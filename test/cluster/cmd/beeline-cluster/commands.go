@@ -9,11 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"strconv"
-	"strings"
-	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -124,116 +119,6 @@ func (r *runner) newServe() *cobra.Command {
 	}
 	r.clusterFlags(cmd, cluster.Beeline)
 	return cmd
-}
-
-func readyFile(d cluster.Dirs) string           { return filepath.Join(d.State, "ready") }
-func serverPid(c kit.Cache, name string) string { return c.Path("run", name+".server") }
-
-func (r *runner) newUp() *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "up", Short: "Start a cluster and leave it running", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return r.up(cmd.Context()) },
-	}
-	r.clusterFlags(cmd, cluster.Beeline)
-	return cmd
-}
-
-// up runs "serve" in a session of its own and waits until the cluster is ready.
-func (r *runner) up(ctx context.Context) (err error) {
-	if err := r.check(); err != nil {
-		return err
-	}
-	_, cache, err := r.makeKit(ctx) // here, where one can watch and interrupt it
-	if err != nil {
-		return err
-	}
-	dirs := cluster.DirsOf(cache, r.cfg.Name)
-	if err := errors.Join(os.MkdirAll(dirs.State, 0o700), os.MkdirAll(filepath.Dir(dirs.Logs), 0o755), os.RemoveAll(readyFile(dirs))); err != nil {
-		return err
-	}
-	logPath := dirs.Logs + ".log"
-	log, err := os.Create(logPath)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = log.Close() }()
-	server := exec.Command("/proc/self/exe", "serve", "--tree", r.tree, "--name", r.cfg.Name, "--nodes", strconv.Itoa(r.cfg.Nodes),
-		"--dual="+strconv.FormatBool(r.cfg.Dual), "--cni", r.cni, "--proxy", r.proxy)
-	server.Stdout, server.Stderr = log, log
-	server.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := server.Start(); err != nil {
-		return err
-	}
-	pidFile := serverPid(cache, r.cfg.Name)
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(pidFile))
-		}
-	}()
-	if err := os.WriteFile(pidFile, []byte(strconv.Itoa(server.Process.Pid)), 0o644); err != nil {
-		return err
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- server.Wait() }()
-	for {
-		select {
-		case err := <-ended:
-			text, _ := os.ReadFile(logPath)
-			return fmt.Errorf("the cluster did not start: %w\n%s", err, text)
-		case <-ctx.Done():
-			return errors.Join(ctx.Err(), server.Process.Signal(syscall.SIGTERM), <-ended)
-		case <-time.After(100 * time.Millisecond):
-		}
-		if _, err := os.Stat(readyFile(dirs)); err == nil {
-			fmt.Printf("export KUBECONFIG=%s PATH=%s:$PATH\n", dirs.Kubeconfig(), dirs.Bin())
-			return nil
-		}
-	}
-}
-
-func (r *runner) newDown() *cobra.Command {
-	return &cobra.Command{
-		Use: "down", Short: "Remove a cluster that was left running, or what is left of it", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cache, err := kit.OpenCache()
-			if err != nil {
-				return err
-			}
-			if err := stopServer(serverPid(cache, r.cfg.Name)); err != nil {
-				return err
-			}
-			return cluster.Sweep(r.cfg.Name, cache)
-		},
-	}
-}
-
-// stopServer asks the process that serves a cluster to end and waits for it. A
-// process that took the pid after a crash is not ours and is left alone.
-func stopServer(pidFile string) error {
-	text, err := os.ReadFile(pidFile)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	pid, err := strconv.Atoi(string(text))
-	if err != nil {
-		return fmt.Errorf("%s: %w", pidFile, err)
-	}
-	isServer := func() bool {
-		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		return err == nil && strings.Contains(string(line), "\x00serve\x00")
-	}
-	if isServer() {
-		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
-			return fmt.Errorf("stop the cluster, pid %d: %w", pid, err)
-		}
-	}
-	for isServer() {
-		time.Sleep(50 * time.Millisecond)
-	}
-	return os.Remove(pidFile)
 }
 
 func (r *runner) newKubectl() *cobra.Command {
