@@ -26,8 +26,8 @@ __noinline int begin(ctx_t *ctx, const struct packet *pkt, __u32 hook)
 	case OUTCOME_TRANSLATE:
 		if (pkt->fragment == FRAGMENT_FIRST)
 			fragment_remember(pkt);
-		return forward(ctx, pkt, &out.to, FORWARD_AT(hook, FLOW_REQUEST),
-			       out.flags);
+		return forward(ctx, pkt, &out.to,
+			       FORWARD_AT(hook, FLOW_REQUEST), out.flags);
 	case OUTCOME_REJECT:
 		return icmp_answer(ctx, pkt, ICMP_ANSWER_REFUSED, 0, hook);
 	case OUTCOME_DROP:
@@ -57,7 +57,8 @@ static __always_inline bool flow_goes_on(const struct flow *flow,
 }
 
 static __always_inline int established(ctx_t *ctx, const struct packet *pkt,
-				       enum hook hook, const struct flow_place *place)
+				       enum hook hook,
+				       const struct flow_place *place)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
 	struct flow *flow = place->flow;
@@ -74,13 +75,14 @@ static __always_inline int established(ctx_t *ctx, const struct packet *pkt,
 	flow_track(flow, place->direction, pkt->signal, now);
 	if (pkt->fragment == FRAGMENT_FIRST)
 		fragment_remember(pkt);
-	return forward(ctx, pkt, &to, FORWARD_AT(hook, place->direction), flags);
+	return forward(ctx, pkt, &to, FORWARD_AT(hook, place->direction),
+		       flags);
 }
 
 /* Whether a packet without a flow may ask for a Service: one that comes in, or
  * that this node sends itself. What it only forwards has come in before. */
-static __always_inline bool may_begin(const ctx_t *ctx, const struct packet *pkt,
-				      enum hook hook)
+static __always_inline bool may_begin(const ctx_t *ctx,
+				      const struct packet *pkt, enum hook hook)
 {
 	return hook == HOOK_INGRESS ||
 	       (!ctx->ingress_ifindex && vip_filter_has(&pkt->tuple.dst));

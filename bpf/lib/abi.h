@@ -180,22 +180,22 @@ enum counter {
 	COUNTER_STALE_TABLE,	/* a table pointed nowhere; a bug if it grows */
 	COUNTER_PEER_FULL,	/* TCP peer not recorded: map full */
 	COUNTER_UDP_NO_STORAGE, /* UDP peer not recorded: no memory */
-	COUNTER_UDP_FLOW_EVICTED, /* a socket talks to > UDP_FLOWS Services */
-	COUNTER_SOURCE_RANGE,	 /* dropped: no source range lets it pass */
+	COUNTER_UDP_FLOW_EVICTED,   /* a socket talks to > UDP_FLOWS Services */
+	COUNTER_SOURCE_RANGE,	    /* dropped: no source range lets it pass */
 	COUNTER_CLUSTER_IP_OUTSIDE, /* dropped: ClusterIP closed to outsiders */
-	COUNTER_FLOW_FULL,	 /* dropped: no room for a new flow */
-	COUNTER_FLOW_EVICTED,	 /* an unanswered flow made room for a new one */
-	COUNTER_FLOW_STRAY,	 /* dropped: ends a connection nobody knows */
-	COUNTER_SNAT_NO_PORT,	 /* dropped: no free source port was found */
+	COUNTER_FLOW_FULL,	    /* dropped: no room for a new flow */
+	COUNTER_FLOW_EVICTED, /* an unanswered flow made room for a new one */
+	COUNTER_FLOW_STRAY,   /* dropped: ends a connection nobody knows */
+	COUNTER_SNAT_NO_PORT, /* dropped: no free source port was found */
 	COUNTER_SNAT_NO_ADDRESS, /* dropped: the way out has no address */
 	COUNTER_NO_ROUTE,	 /* dropped: no way to the backend or client */
-	COUNTER_TOO_BIG,	 /* dropped: exceeds the way's MTU; told if it asked */
-	COUNTER_TTL_EXPIRED,	 /* dropped: time to live used up; told */
-	COUNTER_FRAGMENT_EARLY,	 /* dropped: came before its first fragment */
-	COUNTER_MALFORMED,	 /* dropped: cannot be translated as it is */
-	COUNTER_REWRITE_FAILED,	 /* dropped: the kernel refused a change */
-	COUNTER_ICMP_LIMITED,	 /* an ICMP answer was not sent: rate limit */
-	COUNTER_ICMP_SENT,	 /* an ICMP answer of our own was sent */
+	COUNTER_TOO_BIG, /* dropped: exceeds the way's MTU; told if it asked */
+	COUNTER_TTL_EXPIRED,	/* dropped: time to live used up; told */
+	COUNTER_FRAGMENT_EARLY, /* dropped: came before its first fragment */
+	COUNTER_MALFORMED,	/* dropped: cannot be translated as it is */
+	COUNTER_REWRITE_FAILED, /* dropped: the kernel refused a change */
+	COUNTER_ICMP_LIMITED,	/* an ICMP answer was not sent: rate limit */
+	COUNTER_ICMP_SENT,	/* an ICMP answer of our own was sent */
 	COUNTER_COUNT,
 };
 
@@ -270,8 +270,8 @@ _Static_assert(sizeof(struct flow_line) == 64, "flow_line");
 
 /* How long a silent flow is kept: an index into config_flow_timeout_secs. */
 enum flow_timeout {
-	FLOW_TIMEOUT_TCP_OPENING,     /* not answered */
-	FLOW_TIMEOUT_TCP_ANSWERED,    /* answered, not yet acknowledged */
+	FLOW_TIMEOUT_TCP_OPENING,  /* not answered */
+	FLOW_TIMEOUT_TCP_ANSWERED, /* answered, not yet acknowledged */
 	FLOW_TIMEOUT_TCP_ESTABLISHED,
 	FLOW_TIMEOUT_TCP_HALF_CLOSED, /* one side has said goodbye */
 	FLOW_TIMEOUT_TCP_CLOSED,      /* both have */

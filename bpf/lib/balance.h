@@ -32,8 +32,8 @@ static __always_inline int refuse_silently(enum counter reason)
  * Whether the packet belongs to a connection that is not ours: it opens none,
  * and we have no flow. Of the node's own address the stack knows better: it may
  * be the answer to a connection that happens to have a NodePort for its source
- * (pains A9); if not, the stack resets it. On a VIP nobody else would: there the
- * packet goes to a backend, which resets it (pains A16).
+ * (pains A9); if not, the stack resets it. On a VIP nobody else would: there
+ * the packet goes to a backend, which resets it (pains A16).
  */
 static __always_inline bool somebody_elses(const struct packet *pkt)
 {
@@ -44,8 +44,8 @@ static __always_inline bool somebody_elses(const struct packet *pkt)
 
 /* Picks a backend by the frontend's rules. TRANSLATE: `choice` is filled in. */
 static __noinline int balance_pick(const struct packet *pkt,
-					const struct frontend *f, enum scope scope,
-					struct lb_choice *choice)
+				   const struct frontend *f, enum scope scope,
+				   struct lb_choice *choice)
 {
 	struct affinity_key client = { .client = pkt->tuple.src };
 
@@ -78,7 +78,8 @@ static __noinline int balance_pick(const struct packet *pkt,
  * tuple had before is ended first, but only if there is another to take its
  * place. Returns enum outcome.
  */
-__noinline int balance(ctx_t *ctx, const struct packet *pkt, struct balanced *out)
+__noinline int balance(ctx_t *ctx, const struct packet *pkt,
+		       struct balanced *out)
 {
 	const struct ip_addr *source = NULL;
 	struct lb_choice choice = {};
@@ -107,7 +108,8 @@ __noinline int balance(ctx_t *ctx, const struct packet *pkt, struct balanced *ou
 	}
 	if (flow_find(&pkt->tuple, &old))
 		flow_end(&old);
-	if (!nat_open(&pkt->tuple, &choice, local, source, &out->to, &out->flags))
+	if (!nat_open(&pkt->tuple, &choice, local, source, &out->to,
+		      &out->flags))
 		return OUTCOME_DROP;
 	return OUTCOME_TRANSLATE;
 }

@@ -66,13 +66,15 @@ static __always_inline __u32 csum_offset(__u8 protocol)
 }
 
 /* Addresses changed by `diff`. */
-static __always_inline bool csum_pseudo(ctx_t *ctx, __u32 at, __wsum diff, __u64 flags)
+static __always_inline bool csum_pseudo(ctx_t *ctx, __u32 at, __wsum diff,
+					__u64 flags)
 {
 	return !bpf_l4_csum_replace(ctx, at, 0, diff, flags | BPF_F_PSEUDO_HDR);
 }
 
 /* Bytes under the transport checksum changed by `diff`. */
-static __always_inline bool csum_payload(ctx_t *ctx, __u32 at, __wsum diff, __u64 flags)
+static __always_inline bool csum_payload(ctx_t *ctx, __u32 at, __wsum diff,
+					 __u64 flags)
 {
 	return !bpf_l4_csum_replace(ctx, at, 0, diff, flags);
 }

@@ -17,7 +17,8 @@ enum way {
 };
 
 /* Length of the packet, or of the largest one that it will be cut into. */
-static __always_inline __u16 wire_len(const ctx_t *ctx, const struct packet *pkt)
+static __always_inline __u16 wire_len(const ctx_t *ctx,
+				      const struct packet *pkt)
 {
 	__u32 header = 8; /* UDP */
 	__u8 offset;

@@ -17,7 +17,8 @@ static __always_inline bool flow_replaceable(const struct flow *flow, __u64 now)
 }
 
 /* Takes the record for its next owner. */
-static __always_inline bool flow_reuse(struct flow *flow, __u32 index, __u32 seq)
+static __always_inline bool flow_reuse(struct flow *flow, __u32 index,
+				       __u32 seq)
 {
 	if (!flow_take(flow, seq))
 		return false;
@@ -73,8 +74,8 @@ static __always_inline void flow_abandon(struct flow *flow, __u32 index)
 
 /* Starts a flow for a request. Returns its record, taken, or NULL if the table
  * is full. */
-static __always_inline struct flow *
-flow_open(const struct flow_tuple *request, __u64 now, __u32 *index)
+static __always_inline struct flow *flow_open(const struct flow_tuple *request,
+					      __u64 now, __u32 *index)
 {
 	__s64 found = flow_alloc(now);
 	struct flow *flow;

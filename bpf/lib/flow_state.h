@@ -29,7 +29,8 @@ static __always_inline enum flow_timeout flow_timeout_tcp(__u32 flags)
 				      FLOW_TIMEOUT_TCP_OPENING;
 }
 
-static __always_inline enum flow_timeout flow_timeout(__u8 protocol, __u32 flags)
+static __always_inline enum flow_timeout flow_timeout(__u8 protocol,
+						      __u32 flags)
 {
 	switch (protocol) {
 	case IPPROTO_TCP:
@@ -50,7 +51,8 @@ static __always_inline enum flow_timeout flow_timeout(__u8 protocol, __u32 flags
  * nobody needed its place. */
 static __always_inline bool flow_expired(const struct flow *flow, __u64 now)
 {
-	__u32 which = flow_timeout(flow->tuple[FLOW_REQUEST].protocol, flow->flags);
+	__u32 which =
+		flow_timeout(flow->tuple[FLOW_REQUEST].protocol, flow->flags);
 
 	if (which >= FLOW_TIMEOUTS) /* for the verifier */
 		return true;
@@ -87,7 +89,8 @@ static __always_inline void flow_track(struct flow *flow, __u8 direction,
 	else if (flags & FLOW_REPLIED && !(signal & SIGNAL_OPEN))
 		flags |= FLOW_ASSURED;
 	if (signal & SIGNAL_FIN)
-		flags |= direction == FLOW_REPLY ? FLOW_FIN_REPLY : FLOW_FIN_REQUEST;
+		flags |= direction == FLOW_REPLY ? FLOW_FIN_REPLY :
+						   FLOW_FIN_REQUEST;
 	if (signal & SIGNAL_RST)
 		flags |= FLOW_RST;
 	else

@@ -108,7 +108,8 @@ __noinline __u64 flow_lookup(const struct flow_tuple *tuple)
 		if (!flow)
 			break;
 		seq = READ_ONCE(flow->seq);
-		if (!(seq & 1) && flow_tuple_equal(tuple, &flow->tuple[hint & 1]))
+		if (!(seq & 1) &&
+		    flow_tuple_equal(tuple, &flow->tuple[hint & 1]))
 			return (__u64)seq << 32 | (__u32)hint;
 	}
 	return FLOW_NOT_FOUND;
@@ -171,14 +172,16 @@ static __always_inline bool flow_line_put(struct flow_line *line, __u64 hint)
 __noinline int flow_link(__u64 hash, __u32 place)
 {
 	__u64 hint = (__u64)flow_tag(hash) << 32 | place;
-	struct flow_line *first = flow_line(hash, 0), *second = flow_line(hash, 1);
+	struct flow_line *first = flow_line(hash, 0),
+			 *second = flow_line(hash, 1);
 	__u32 used;
 
 	if (!first || !second)
 		return 0;
 	used = flow_line_used(first);
 	if (used >= FLOW_LINE_CROWDED && flow_line_used(second) < used)
-		return flow_line_put(second, hint) || flow_line_put(first, hint);
+		return flow_line_put(second, hint) ||
+		       flow_line_put(first, hint);
 	return flow_line_put(first, hint) || flow_line_put(second, hint);
 }
 

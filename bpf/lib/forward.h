@@ -20,7 +20,8 @@ struct route {
 	__u8 way; /* enum way */
 };
 
-static __always_inline bool needs_route(enum hook hook, __u8 direction, __u32 flags)
+static __always_inline bool needs_route(enum hook hook, __u8 direction,
+					__u32 flags)
 {
 	if (hook == HOOK_EGRESS) /* replies are on their way already */
 		return direction == FLOW_REQUEST;
@@ -32,9 +33,9 @@ static __always_inline bool needs_route(enum hook hook, __u8 direction, __u32 fl
  * it as its sender knows it. Returns TC_ACT_OK to go on; else the packet is
  * dealt with. */
 static __always_inline int find_route(ctx_t *ctx, const struct packet *pkt,
-				      const struct flow_tuple *to, enum hook hook,
-				      __u8 direction, __u32 flags,
-				      struct route *route)
+				      const struct flow_tuple *to,
+				      enum hook hook, __u8 direction,
+				      __u32 flags, struct route *route)
 {
 	route->way = WAY_STACK;
 	if (!needs_route(hook, direction, flags))
@@ -70,7 +71,8 @@ static __always_inline int leave(ctx_t *ctx, const struct packet *pkt,
 		return drop(COUNTER_REWRITE_FAILED);
 	/* A tag belongs to the link that the packet came from. */
 	for (int i = 0; i < VLAN_TAGS; i++)
-		if ((i < pkt->vlan_tags || (i == pkt->vlan_tags && ctx->vlan_present)) &&
+		if ((i < pkt->vlan_tags ||
+		     (i == pkt->vlan_tags && ctx->vlan_present)) &&
 		    bpf_skb_vlan_pop(ctx))
 			return drop(COUNTER_REWRITE_FAILED);
 	return fib_redirect(&route->fib);

@@ -13,7 +13,8 @@
 /* How long a receiver waits for the rest: net.ipv4.ipfrag_time. */
 #define FRAGMENT_TIMEOUT_NS (30 * NSEC_PER_SEC)
 
-static __always_inline struct fragment_key fragment_key(const struct packet *pkt)
+static __always_inline struct fragment_key
+fragment_key(const struct packet *pkt)
 {
 	struct fragment_key key = {
 		.src = pkt->tuple.src,

@@ -39,7 +39,8 @@ static __always_inline bool source_is_sane(const struct packet *pkt)
 
 /* An address of its own goes before a NodePort on the node's, and both before
  * the address as such. */
-static __always_inline struct frontend *packet_frontend(const struct packet *pkt)
+static __always_inline struct frontend *
+packet_frontend(const struct packet *pkt)
 {
 	struct frontend_key key = {
 		.addr = pkt->tuple.dst,
@@ -68,7 +69,8 @@ static __always_inline struct frontend *packet_frontend(const struct packet *pkt
 }
 
 /* The frontend of an address as such: whose it is, whatever the port. */
-static __always_inline struct frontend *address_frontend(const struct ip_addr *addr)
+static __always_inline struct frontend *
+address_frontend(const struct ip_addr *addr)
 {
 	struct frontend_key key = { .addr = *addr };
 
@@ -116,8 +118,8 @@ static __always_inline bool policy_masquerades(const struct frontend *f,
 					       const struct packet *pkt,
 					       enum scope scope)
 {
-	bool detects = pkt->family == 4 ? config_detect_local4 :
-					  config_detect_local6;
+	bool detects =
+		pkt->family == 4 ? config_detect_local4 : config_detect_local6;
 
 	if (f->flags & FRONTEND_CLUSTER_IP)
 		return config_masquerade_all || (detects && scope != SCOPE_POD);
@@ -129,9 +131,9 @@ static __always_inline bool policy_masquerades(const struct frontend *f,
  * by here anyway, it sees the client's own, unless one asks for kube-proxy's
  * ways; a backend that is its own client would answer itself.
  */
-static __always_inline bool source_nat(const struct frontend *f,
-				       const struct packet *pkt, enum scope scope,
-				       const struct ip_addr *backend, bool local)
+static __always_inline bool
+source_nat(const struct frontend *f, const struct packet *pkt, enum scope scope,
+	   const struct ip_addr *backend, bool local)
 {
 	if (local && ip_equal(backend, &pkt->tuple.src))
 		return true;

@@ -77,8 +77,8 @@ static __always_inline bool icmp_token(void)
 	return true;
 }
 
-static __always_inline struct icmp_header
-icmp4_header(enum icmp_answer what, __u16 mtu)
+static __always_inline struct icmp_header icmp4_header(enum icmp_answer what,
+						       __u16 mtu)
 {
 	struct icmp_header h = { .type = ICMP4_UNREACHABLE };
 
@@ -93,8 +93,8 @@ icmp4_header(enum icmp_answer what, __u16 mtu)
 	return h;
 }
 
-static __always_inline struct icmp_header
-icmp6_header(enum icmp_answer what, __u16 mtu)
+static __always_inline struct icmp_header icmp6_header(enum icmp_answer what,
+						       __u16 mtu)
 {
 	struct icmp_header h = { .type = ICMP6_UNREACHABLE };
 
@@ -135,13 +135,15 @@ static __always_inline bool packet_sum(const ctx_t *ctx, __u32 at, __u32 len,
 	__u32 zero = 0;
 	struct quote *q = bpf_map_lookup_elem(&icmp_quote, &zero);
 
-	asm volatile("" : "+r"(len)); /* the bounds below are of this register */
+	asm volatile(""
+		     : "+r"(len)); /* the bounds below are of this register */
 	if (!q || !len || len > sizeof(q->bytes))
 		return false;
 	__builtin_memset(q, 0, sizeof(*q));
 	if (bpf_skb_load_bytes(ctx, at, q->bytes, len))
 		return false;
-	*sum = bpf_csum_diff(NULL, 0, (__be32 *)q->bytes, sizeof(q->bytes), *sum);
+	*sum = bpf_csum_diff(NULL, 0, (__be32 *)q->bytes, sizeof(q->bytes),
+			     *sum);
 	return true;
 }
 
@@ -165,7 +167,8 @@ static __always_inline bool quote_sum_l4(ctx_t *ctx, const struct packet *pkt,
 	return packet_sum(ctx, pkt->l4, len, sum);
 }
 
-static __always_inline bool answer4_headers(ctx_t *ctx, const struct packet *pkt,
+static __always_inline bool answer4_headers(ctx_t *ctx,
+					    const struct packet *pkt,
 					    struct icmp_header h, __u32 quote,
 					    __wsum sum)
 {
@@ -180,13 +183,16 @@ static __always_inline bool answer4_headers(ctx_t *ctx, const struct packet *pkt
 		.daddr = pkt->tuple.src.word[3],
 	};
 
-	ip.check = csum_fold(bpf_csum_diff(NULL, 0, (__be32 *)&ip, sizeof(ip), 0));
-	h.checksum = csum_fold(bpf_csum_diff(NULL, 0, (__be32 *)&h, sizeof(h), sum));
+	ip.check =
+		csum_fold(bpf_csum_diff(NULL, 0, (__be32 *)&ip, sizeof(ip), 0));
+	h.checksum =
+		csum_fold(bpf_csum_diff(NULL, 0, (__be32 *)&h, sizeof(h), sum));
 	return ctx_store(ctx, pkt->l3, &ip, sizeof(ip), false) &&
 	       ctx_store(ctx, pkt->l3 + sizeof(ip), &h, sizeof(h), false);
 }
 
-static __always_inline bool answer6_headers(ctx_t *ctx, const struct packet *pkt,
+static __always_inline bool answer6_headers(ctx_t *ctx,
+					    const struct packet *pkt,
 					    struct icmp_header h, __u32 quote,
 					    __wsum sum)
 {
@@ -200,10 +206,12 @@ static __always_inline bool answer6_headers(ctx_t *ctx, const struct packet *pkt
 	__builtin_memcpy(&ip.saddr, &pkt->tuple.dst, sizeof(ip.saddr));
 	__builtin_memcpy(&ip.daddr, &pkt->tuple.src, sizeof(ip.daddr));
 	/* The pseudo-header: addresses, length, protocol. */
-	sum = bpf_csum_diff(NULL, 0, (__be32 *)&ip.saddr, 2 * sizeof(ip.saddr), sum);
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)&ip.saddr, 2 * sizeof(ip.saddr),
+			    sum);
 	sum = csum_add(sum, ip.payload_len);
 	sum = csum_add(sum, bpf_htons(IPPROTO_ICMPV6));
-	h.checksum = csum_fold(bpf_csum_diff(NULL, 0, (__be32 *)&h, sizeof(h), sum));
+	h.checksum =
+		csum_fold(bpf_csum_diff(NULL, 0, (__be32 *)&h, sizeof(h), sum));
 	return ctx_store(ctx, pkt->l3, &ip, sizeof(ip), false) &&
 	       ctx_store(ctx, pkt->l3 + sizeof(ip), &h, sizeof(h), false);
 }
@@ -231,14 +239,17 @@ __noinline int icmp_answer(ctx_t *ctx, const struct packet *pkt, __u32 what,
 	    !packet_sum(ctx, pkt->l3, pkt->l4 - pkt->l3, &sum) ||
 	    bpf_skb_change_tail(ctx, pkt->l3 + quote, 0))
 		return drop(COUNTER_REWRITE_FAILED);
-	room = (pkt->family == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr)) +
+	room = (pkt->family == 4 ? sizeof(struct iphdr) :
+				   sizeof(struct ipv6hdr)) +
 	       sizeof(struct icmp_header);
 	if (bpf_skb_adjust_room(ctx, room, BPF_ADJ_ROOM_MAC, 0))
 		return drop(COUNTER_REWRITE_FAILED);
 	if (pkt->family == 4)
-		ok = answer4_headers(ctx, pkt, icmp4_header(what, mtu), quote, sum);
+		ok = answer4_headers(ctx, pkt, icmp4_header(what, mtu), quote,
+				     sum);
 	else
-		ok = answer6_headers(ctx, pkt, icmp6_header(what, mtu), quote, sum);
+		ok = answer6_headers(ctx, pkt, icmp6_header(what, mtu), quote,
+				     sum);
 	if (!ok)
 		return drop(COUNTER_REWRITE_FAILED);
 	return turn_around(ctx, hook);

@@ -35,7 +35,8 @@ static __always_inline bool echo_rewrite(ctx_t *ctx, const struct packet *pkt)
 	*(__u8 *)&before = pkt->icmp_type;
 	*(__u8 *)&after = type;
 	flow_reverse(&to);
-	return rewrite_addrs(ctx, pkt->family, pkt->l3, &pkt->tuple, &to, &unused) &&
+	return rewrite_addrs(ctx, pkt->family, pkt->l3, &pkt->tuple, &to,
+			     &unused) &&
 	       ctx_store(ctx, pkt->l4, &type, sizeof(type), false) &&
 	       csum_payload(ctx, pkt->l4 + ICMP_CSUM_OFFSET,
 			    csum_diff(&before, &after, sizeof(after)), 0);

@@ -66,9 +66,10 @@ static __always_inline bool quoted_csum(ctx_t *ctx, const struct packet *quoted,
 
 /* Translates the quoted packet. The ICMP checksum makes up for it, so that the
  * kernel need not be told of the change (csum.h). */
-static __always_inline bool quoted_rewrite(ctx_t *ctx, const struct packet *quoted,
-					   const struct flow_tuple *to, __u32 icmp,
-					   __u32 end)
+static __always_inline bool quoted_rewrite(ctx_t *ctx,
+					   const struct packet *quoted,
+					   const struct flow_tuple *to,
+					   __u32 icmp, __u32 end)
 {
 	const struct flow_tuple *from = &quoted->tuple;
 	struct l4_ports before = { from->sport, from->dport };
@@ -129,10 +130,11 @@ __noinline int icmp_error(ctx_t *ctx, const struct packet *pkt, __u32 hook)
 			  &work->route);
 	if (done != TC_ACT_OK)
 		return done;
-	/* work->to is now the reverse of how the packet goes on, which is just how
-	 * the receiver knows the quoted one. */
+	/* work->to is now the reverse of how the packet goes on, which is just
+	 * how the receiver knows the quoted one. */
 	if (!quoted_rewrite(ctx, &work->quoted, &work->to, pkt->l4, pkt->end) ||
-	    !rewrite_addrs(ctx, pkt->family, pkt->l3, &pkt->tuple, &work->outer, &addrs) ||
+	    !rewrite_addrs(ctx, pkt->family, pkt->l3, &pkt->tuple, &work->outer,
+			   &addrs) ||
 	    (pkt->family == 6 &&
 	     !csum_pseudo(ctx, pkt->l4 + ICMP_CSUM_OFFSET, addrs, 0)))
 		return drop(COUNTER_REWRITE_FAILED);

@@ -9,7 +9,7 @@
 #include "config.h"
 #include "abi.h"
 
-#define CONFIG_VALUE(type, name, value, doc) \
+#define CONFIG_VALUE(type, name, value, doc)                                   \
 	volatile const type config_##name = value
 
 /* The device. */
@@ -25,8 +25,9 @@ CONFIG_VALUE(__u8, masquerade_local, 0,
 CONFIG_VALUE(__u8, cluster_ip_outside, 1, "outsiders may use a ClusterIP");
 CONFIG_VALUE(__u8, redirect_local, 0,
 	     "packets to backends of this node skip the stack and netfilter");
-CONFIG_VALUE(__u8, leave_unknown, 0,
-	     "connections without a flow are the stack's, while it has them still");
+CONFIG_VALUE(
+	__u8, leave_unknown, 0,
+	"connections without a flow are the stack's, while it has them still");
 CONFIG_VALUE(__u8, echo_reply, 0, "a VIP with a backend answers pings");
 
 /* Source NAT takes ports from here, except those in `reserved_ports`: below
@@ -34,7 +35,8 @@ CONFIG_VALUE(__u8, echo_reply, 0, "a VIP with a backend answers pings");
 CONFIG_VALUE(__u16, snat_port_min, 1024, "first port of source NAT");
 CONFIG_VALUE(__u16, snat_port_max, 29999, "last port of source NAT");
 
-CONFIG_VALUE(__u32, icmp_rate, 1000, "ICMP messages of our own, a second and CPU");
+CONFIG_VALUE(__u32, icmp_rate, 1000,
+	     "ICMP messages of our own, a second and CPU");
 CONFIG_VALUE(__u32, icmp_burst, 50, "... and at once");
 
 /* Secret, so that nobody can fill one line of the index at will. It belongs to

@@ -69,7 +69,8 @@ struct packet {
 struct ipv6_extension {
 	__u8 next;
 	__u8 len;
-	__be16 more; /* fragment: offset and flags; routing: type, segments left */
+	__be16 more; /* fragment: offset and flags; routing: type, segments left
+		      */
 	__be32 id;
 };
 
@@ -140,8 +141,8 @@ static __always_inline __u32 l4_min_len(__u8 protocol)
 
 /* Ports and signals. Of a packet quoted by ICMP there may be no more than 8
  * bytes, so only the ports are asked for. */
-static __always_inline enum parsed parse_l4(const ctx_t *ctx, struct packet *pkt,
-					    bool quoted)
+static __always_inline enum parsed parse_l4(const ctx_t *ctx,
+					    struct packet *pkt, bool quoted)
 {
 	__u8 protocol = pkt->tuple.protocol;
 	__u32 min = l4_min_len(protocol);
@@ -172,8 +173,9 @@ static __always_inline enum parsed parse_l4(const ctx_t *ctx, struct packet *pkt
 	/* A bare SCTP common header has no chunk; nobody sends one. */
 	if (!ctx_load_near(ctx, pkt->l4 + sizeof(ports), &rest, sizeof(rest)))
 		return PARSED_OTHER;
-	pkt->signal = protocol == IPPROTO_TCP ? tcp_signal(rest.flags) :
-						sctp_signal(rest.offset_or_chunk);
+	pkt->signal = protocol == IPPROTO_TCP ?
+			      tcp_signal(rest.flags) :
+			      sctp_signal(rest.offset_or_chunk);
 	return PARSED_PORTS;
 }
 
@@ -191,9 +193,9 @@ static __noinline __u64 sum_options(const ctx_t *ctx, __u32 at, __u32 len)
 {
 	__u32 options[10] = {};
 
-	asm volatile("" : "+r"(len)); /* the bounds below are of this register */
-	if (!len || len > sizeof(options) || 
-	    !ctx_load(ctx, at, options, len))
+	asm volatile(""
+		     : "+r"(len)); /* the bounds below are of this register */
+	if (!len || len > sizeof(options) || !ctx_load(ctx, at, options, len))
 		return 0;
 	return sum_words(options, 10);
 }
@@ -205,7 +207,8 @@ static __always_inline bool ipv4_intact(const ctx_t *ctx, __u32 l3,
 	__u64 sum = sum_words(ip, sizeof(*ip) / 4);
 
 	if (ip->ihl > 5)
-		sum += sum_options(ctx, l3 + sizeof(*ip), ip->ihl * 4 - sizeof(*ip));
+		sum += sum_options(ctx, l3 + sizeof(*ip),
+				   ip->ihl * 4 - sizeof(*ip));
 	sum = (sum & 0xffffffff) + (sum >> 32);
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
@@ -213,8 +216,8 @@ static __always_inline bool ipv4_intact(const ctx_t *ctx, __u32 l3,
 	return sum == 0xffff;
 }
 
-static __always_inline enum parsed parse_ipv4(const ctx_t *ctx, struct packet *pkt,
-					      bool quoted)
+static __always_inline enum parsed parse_ipv4(const ctx_t *ctx,
+					      struct packet *pkt, bool quoted)
 {
 	struct iphdr ip;
 	__u32 header, total;
@@ -248,7 +251,8 @@ static __always_inline enum parsed parse_ipv4(const ctx_t *ctx, struct packet *p
 
 /* Walks the extension headers. Returns false if there are too many, or one
  * that changes where the packet goes. */
-static __always_inline bool parse_extensions(const ctx_t *ctx, struct packet *pkt)
+static __always_inline bool parse_extensions(const ctx_t *ctx,
+					     struct packet *pkt)
 {
 	__u8 next = pkt->tuple.protocol;
 	struct ipv6_extension ext;
@@ -291,8 +295,8 @@ static __always_inline bool parse_extensions(const ctx_t *ctx, struct packet *pk
 	return false;
 }
 
-static __always_inline enum parsed parse_ipv6(const ctx_t *ctx, struct packet *pkt,
-					      bool quoted)
+static __always_inline enum parsed parse_ipv6(const ctx_t *ctx,
+					      struct packet *pkt, bool quoted)
 {
 	struct ipv6hdr ip;
 

@@ -16,7 +16,8 @@
  * addresses changes. */
 static __always_inline bool rewrite_addrs(ctx_t *ctx, __u8 family, __u32 l3,
 					  const struct flow_tuple *from,
-					  const struct flow_tuple *to, __wsum *diff)
+					  const struct flow_tuple *to,
+					  __wsum *diff)
 {
 	if (family == 4) {
 		__be32 before[2] = { from->src.word[3], from->dst.word[3] };
@@ -35,7 +36,8 @@ static __always_inline bool rewrite_addrs(ctx_t *ctx, __u8 family, __u32 l3,
 
 /* The transport header of a packet whose addresses changed by `addrs`. */
 static __always_inline bool rewrite_l4(ctx_t *ctx, const struct packet *pkt,
-				       const struct flow_tuple *to, __wsum addrs)
+				       const struct flow_tuple *to,
+				       __wsum addrs)
 {
 	const struct flow_tuple *from = &pkt->tuple;
 	__u8 protocol = from->protocol;
@@ -70,7 +72,8 @@ static __always_inline bool rewrite(ctx_t *ctx, const struct packet *pkt,
 
 	if (!rewrite_addrs(ctx, pkt->family, pkt->l3, &pkt->tuple, to, &addrs))
 		return false;
-	return pkt->fragment == FRAGMENT_LATER || rewrite_l4(ctx, pkt, to, addrs);
+	return pkt->fragment == FRAGMENT_LATER ||
+	       rewrite_l4(ctx, pkt, to, addrs);
 }
 
 /* One hop less to live, as every router does. The caller has made sure that
@@ -82,11 +85,13 @@ static __always_inline bool rewrite_ttl(ctx_t *ctx, const struct packet *pkt)
 	__be16 before, after;
 
 	if (pkt->family == 6)
-		return ctx_store(ctx, pkt->l3 + offsetof(struct ipv6hdr, hop_limit),
+		return ctx_store(ctx,
+				 pkt->l3 + offsetof(struct ipv6hdr, hop_limit),
 				 &ttl, sizeof(ttl), true);
 	before = bpf_htons(pkt->ttl << 8 | pkt->tuple.protocol);
 	after = bpf_htons(ttl << 8 | pkt->tuple.protocol);
-	return !bpf_l3_csum_replace(ctx, pkt->l3 + offsetof(struct iphdr, check),
+	return !bpf_l3_csum_replace(ctx,
+				    pkt->l3 + offsetof(struct iphdr, check),
 				    before, after, sizeof(after)) &&
 	       ctx_store(ctx, at, &ttl, sizeof(ttl), false);
 }

@@ -49,7 +49,8 @@ __noinline __u32 crc32c_diff(__u32 diff, __u32 zeros)
 /* Ports (both, as they lie in the packet) have changed by `diff`; the SCTP
  * packet is `len` bytes long. A checksum of 0 is yet to be computed, by who
  * sends the packet out. */
-static __always_inline bool sctp_csum(ctx_t *ctx, __u32 l4, __u32 diff, __u32 len)
+static __always_inline bool sctp_csum(ctx_t *ctx, __u32 l4, __u32 diff,
+				      __u32 len)
 {
 	__u32 crc;
 

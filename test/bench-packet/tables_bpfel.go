@@ -56,6 +56,7 @@ const (
 	tablesVarConfigFlowTimeoutSecs    = "config_flow_timeout_secs"
 	tablesVarConfigIcmpBurst          = "config_icmp_burst"
 	tablesVarConfigIcmpRate           = "config_icmp_rate"
+	tablesVarConfigLeaveUnknown       = "config_leave_unknown"
 	tablesVarConfigMasqueradeAll      = "config_masquerade_all"
 	tablesVarConfigMasqueradeLocal    = "config_masquerade_local"
 	tablesVarConfigNoLinkHeader       = "config_no_link_header"
@@ -164,6 +165,7 @@ type tablesVariableSpecs struct {
 	ConfigFlowTimeoutSecs    *ebpf.VariableSpec `ebpf:"config_flow_timeout_secs"`
 	ConfigIcmpBurst          *ebpf.VariableSpec `ebpf:"config_icmp_burst"`
 	ConfigIcmpRate           *ebpf.VariableSpec `ebpf:"config_icmp_rate"`
+	ConfigLeaveUnknown       *ebpf.VariableSpec `ebpf:"config_leave_unknown"`
 	ConfigMasqueradeAll      *ebpf.VariableSpec `ebpf:"config_masquerade_all"`
 	ConfigMasqueradeLocal    *ebpf.VariableSpec `ebpf:"config_masquerade_local"`
 	ConfigNoLinkHeader       *ebpf.VariableSpec `ebpf:"config_no_link_header"`
@@ -262,6 +264,7 @@ type tablesVariables struct {
 	ConfigFlowTimeoutSecs    *ebpf.Variable `ebpf:"config_flow_timeout_secs"`
 	ConfigIcmpBurst          *ebpf.Variable `ebpf:"config_icmp_burst"`
 	ConfigIcmpRate           *ebpf.Variable `ebpf:"config_icmp_rate"`
+	ConfigLeaveUnknown       *ebpf.Variable `ebpf:"config_leave_unknown"`
 	ConfigMasqueradeAll      *ebpf.Variable `ebpf:"config_masquerade_all"`
 	ConfigMasqueradeLocal    *ebpf.Variable `ebpf:"config_masquerade_local"`
 	ConfigNoLinkHeader       *ebpf.Variable `ebpf:"config_no_link_header"`

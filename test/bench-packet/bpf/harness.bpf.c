@@ -42,7 +42,8 @@ SEC("tc")
 int harness(struct __sk_buff *ctx)
 {
 	__u32 flow = (mixed ? number * 2654435761u >> 11 : number) & flow_mask;
-	__be16 addr = bpf_htons(flow >> 6), port = bpf_htons(1024 + (flow & 63)), id = ~addr;
+	__be16 addr = bpf_htons(flow >> 6),
+	       port = bpf_htons(1024 + (flow & 63)), id = ~addr;
 
 	number = number * 1664525 + 1013904223; /* visits every flow of 2^n */
 	bpf_skb_store_bytes(ctx, 0, headers.bytes, sizeof(headers.bytes), 0);

@@ -7,13 +7,13 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #define TABLE 1048576
 
-#define FLOW_HASH(name, kind, flags)              \
-	struct {                                  \
-		__uint(type, kind);               \
-		__uint(max_entries, TABLE);       \
-		__uint(map_flags, flags);         \
-		__type(key, struct flow_tuple);   \
-		__type(value, struct flow);       \
+#define FLOW_HASH(name, kind, flags)                                           \
+	struct {                                                               \
+		__uint(type, kind);                                            \
+		__uint(max_entries, TABLE);                                    \
+		__uint(map_flags, flags);                                      \
+		__type(key, struct flow_tuple);                                \
+		__type(value, struct flow);                                    \
 	} name SEC(".maps")
 
 FLOW_HASH(lru, BPF_MAP_TYPE_LRU_HASH, 0);
@@ -27,9 +27,11 @@ __u32 number;
  * after the other, which lie side by side, are not found so. */
 static __always_inline struct flow_tuple next_tuple(bool mixed)
 {
-	__u32 flow = (mixed ? number * 2654435761u >> 11 : number) & flow_mask_tables;
+	__u32 flow = (mixed ? number * 2654435761u >> 11 : number) &
+		     flow_mask_tables;
 	struct flow_tuple t = {
-		.src.word = { 0, 0, bpf_htonl(0xffff), bpf_htonl(0x0a000000 + (flow >> 6)) },
+		.src.word = { 0, 0, bpf_htonl(0xffff),
+			      bpf_htonl(0x0a000000 + (flow >> 6)) },
 		.dst.word = { 0, 0, bpf_htonl(0xffff), bpf_htonl(0xc6336401) },
 		.sport = bpf_htons(1024 + (flow & 63)),
 		.dport = bpf_htons(80),
@@ -42,7 +44,8 @@ static __always_inline struct flow_tuple next_tuple(bool mixed)
 
 static __always_inline int use(const struct flow *flow)
 {
-	return flow ? (int)flow->flags + (int)flow->tuple[FLOW_REPLY].dport : -1;
+	return flow ? (int)flow->flags + (int)flow->tuple[FLOW_REPLY].dport :
+		      -1;
 }
 
 static __always_inline struct flow_tuple reply_of(const struct flow_tuple *t)
@@ -55,23 +58,23 @@ static __always_inline struct flow_tuple reply_of(const struct flow_tuple *t)
 }
 
 /* Both halves carry the record; a real design would have to keep them equal. */
-#define HASH_PROGRAMS(name)                                                  \
-	SEC("tc") int find_##name(struct __sk_buff *ctx)                     \
-	{                                                                    \
-		struct flow_tuple t = next_tuple(true);                      \
-		(void)ctx;                                                   \
-		return use(bpf_map_lookup_elem(&name, &t));                  \
-	}                                                                    \
-	SEC("tc") int make_##name(struct __sk_buff *ctx)                     \
-	{                                                                    \
-		struct flow flow = { .flags = FLOW_USED };                   \
+#define HASH_PROGRAMS(name)                                                    \
+	SEC("tc") int find_##name(struct __sk_buff *ctx)                       \
+	{                                                                      \
+		struct flow_tuple t = next_tuple(true);                        \
+		(void)ctx;                                                     \
+		return use(bpf_map_lookup_elem(&name, &t));                    \
+	}                                                                      \
+	SEC("tc") int make_##name(struct __sk_buff *ctx)                       \
+	{                                                                      \
+		struct flow flow = { .flags = FLOW_USED };                     \
 		struct flow_tuple t = next_tuple(false), reply = reply_of(&t); \
-		(void)ctx;                                                   \
-		if (bpf_map_lookup_elem(&name, &t))                          \
-			return 0;                                            \
-		flow.tuple[0] = t;                                           \
-		flow.tuple[1] = reply;                                       \
-		return bpf_map_update_elem(&name, &t, &flow, BPF_NOEXIST) || \
+		(void)ctx;                                                     \
+		if (bpf_map_lookup_elem(&name, &t))                            \
+			return 0;                                              \
+		flow.tuple[0] = t;                                             \
+		flow.tuple[1] = reply;                                         \
+		return bpf_map_update_elem(&name, &t, &flow, BPF_NOEXIST) ||   \
 		       bpf_map_update_elem(&name, &reply, &flow, BPF_NOEXIST); \
 	}
 
