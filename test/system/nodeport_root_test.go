@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package system
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/beeline-net/beeline/internal/lab"
+)
+
+// nodePortService is service with NodePorts 30080 (TCP) and 30053 (UDP).
+func nodePortService(name string, vips []string, pods ...*lab.Pod) string {
+	text := service(name, vips, pods...)
+	text = strings.Replace(text, "spec:\n", "spec:\n  type: NodePort\n", 1)
+	text = strings.Replace(text, "port: 80, protocol: TCP", "port: 80, nodePort: 30080, protocol: TCP", 1)
+	return strings.Replace(text, "port: 53, protocol: UDP", "port: 53, nodePort: 30053, protocol: UDP", 1)
+}
+
+// from asks from a namespace, outside any served cgroup's reach in effect: the
+// address is a node's, which the socket hooks leave alone.
+func from(ns *lab.Namespace, network, addr string) (name string, err error) {
+	err = ns.Do(func() error {
+		c, err := net.DialTimeout(network, addr, 2*time.Second)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = c.Close() }()
+		if err := c.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
+			return err
+		}
+		if network == "udp" {
+			if _, err := io.WriteString(c, "who"); err != nil {
+				return err
+			}
+		}
+		buf := make([]byte, 64)
+		n, err := c.Read(buf)
+		name = string(buf[:n])
+		return err
+	})
+	return name, err
+}
+
+func TestNodePortsFromOutside(t *testing.T) {
+	s := newStage(t, 3)
+	n, outside := s.nodes[0], s.nodes[2]
+	local, remote := s.server(n, "local"), s.server(s.nodes[1], "remote")
+	n.write("web.yaml", nodePortService("web", bothVIPs, local, remote))
+	n.start("--packet-path")
+	for _, a := range []struct{ network, addr string }{
+		{"tcp", fmt.Sprintf("%s:30080", n.V4)}, {"tcp", fmt.Sprintf("[%s]:30080", n.V6)},
+		{"udp", fmt.Sprintf("%s:30053", n.V4)}, {"udp", fmt.Sprintf("[%s]:30053", n.V6)},
+	} {
+		t.Run(a.network+" "+a.addr, func(t *testing.T) {
+			seen := map[string]int{}
+			for range 30 {
+				name, err := from(outside.NS, a.network, a.addr)
+				check(t, err)
+				seen[name]++
+			}
+			if seen["local"] == 0 || seen["remote"] == 0 {
+				t.Errorf("30 requests went to %v, want both pods", seen)
+			}
+		})
+	}
+}
