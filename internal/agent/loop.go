@@ -4,12 +4,10 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/beeline-net/beeline/internal/host"
@@ -201,40 +199,6 @@ func latest(plans []plan.Service) []plan.Service {
 		kept = append(kept, p)
 	}
 	return kept
-}
-
-// verify reads everything back and repairs what somebody else has changed
-// (pains A12). The health check "tables" says what could not be repaired.
-func (l *loop) verify(ctx context.Context) {
-	drift, err := l.reconcile.Verify(ctx)
-	if errors.Is(err, reconcile.ErrBusy) {
-		return // what is under way is reported anyway
-	}
-	if len(drift) > 0 {
-		l.report.metrics.Drifted(len(drift))
-		l.log.Warn("kernel tables are not as they were left; repairing", "entries", len(drift),
-			"first", drift[0].Object, "table", drift[0].Table, "service", drift[0].Service)
-		_, err = l.reconcile.Repair(ctx)
-	}
-	if err != nil {
-		l.log.Warn("kernel tables could not be verified", "err", err)
-		err = fmt.Errorf("verify the kernel's tables: %w", err)
-	}
-	l.verified.Store(&err)
-}
-
-// Name implements health.Check.
-func (t *tablesCheck) Name() string { return "tables" }
-
-// tablesCheck is the outcome of the last verification.
-type tablesCheck struct{ atomic.Pointer[error] }
-
-// Run implements health.Check.
-func (t *tablesCheck) Run(context.Context) error {
-	if err := t.Load(); err != nil {
-		return *err
-	}
-	return nil // not looked at yet: they have just been written
 }
 
 func (l *loop) retry(ctx context.Context) {
