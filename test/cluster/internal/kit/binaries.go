@@ -79,19 +79,21 @@ func kubernetesVersionFlags(version string) string {
 	return strings.Join(flags, " ")
 }
 
-// buildPause builds the program of the pause image, part of the harness.
-func (m *maker) buildPause(ctx context.Context) (string, error) {
-	dir := m.cache.Path("pause")
-	_, err := command(ctx, filepath.Join(m.tree, "test/cluster"), static, "go", "build", "-ldflags", "-s -w", "-o", dir+"/", "./cmd/pause")
-	return dir, err
-}
-
-// buildBeeline builds the work tree's Beeline; the Go build cache makes that
-// cheap when nothing changed.
-func (m *maker) buildBeeline(ctx context.Context) (string, error) {
-	dir := m.cache.Path("beeline")
-	_, err := command(ctx, m.tree, static, "go", "build", "-ldflags", "-s -w", "-o", dir+"/", "./cmd/beeline")
-	return dir, err
+// buildOwn builds a program of the work tree and returns it. It is kept in
+// memory, because the next one who builds from another tree must not change
+// what a running cluster pulls; the Go build cache makes it cheap.
+func (m *maker) buildOwn(ctx context.Context, module, pkg string) ([]byte, error) {
+	dir, err := os.MkdirTemp(string(m.cache), "own-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	program := filepath.Join(dir, "program")
+	_, err = command(ctx, filepath.Join(m.tree, module), static, "go", "build", "-ldflags", "-s -w", "-o", program, pkg)
+	if err != nil {
+		return nil, err
+	}
+	return os.ReadFile(program)
 }
 
 // FindTree returns the root of Beeline's work tree around the current folder.

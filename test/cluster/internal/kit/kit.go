@@ -81,25 +81,23 @@ func (m *maker) makeImages(ctx context.Context, k *Kit, coredns string) ([]oci.I
 	if err != nil {
 		return nil, err
 	}
-	pause, err := m.buildPause(ctx)
+	pause, err := m.buildOwn(ctx, "test/cluster", "./cmd/pause")
 	if err != nil {
 		return nil, err
 	}
-	beeline, err := m.buildBeeline(ctx)
+	beeline, err := m.buildOwn(ctx, ".", "./cmd/beeline")
 	if err != nil {
 		return nil, err
 	}
 	return oci.Make(
-		oci.Recipe{Name: "pause:3.10", Layers: []oci.Content{program(pause, "pause")}, Entrypoint: []string{"/pause"}},
+		oci.Recipe{Name: "pause:3.10", Layers: []oci.Content{oci.Program(pause, "/pause")}, Entrypoint: []string{"/pause"}},
 		oci.Recipe{Name: "library/busybox:latest", Layers: []oci.Content{oci.Tar(busybox)}, Command: []string{"sh"}},
 		oci.Recipe{Name: "library/nginx:latest", Layers: []oci.Content{oci.Tar(debian)},
 			Command: []string{"nginx", "-g", "daemon off;"}},
-		oci.Recipe{Name: "coredns/coredns:" + k.CoreDNSVersion, Layers: []oci.Content{program(coredns, "coredns")}, Entrypoint: []string{"/coredns"}},
+		oci.Recipe{Name: "coredns/coredns:" + k.CoreDNSVersion,
+			Layers: []oci.Content{oci.ProgramFile(filepath.Join(coredns, "coredns"), "/coredns")}, Entrypoint: []string{"/coredns"}},
 		oci.Recipe{Name: "kube-proxy:" + k.KubernetesVersion,
-			Layers: []oci.Content{oci.Tar(debian), program(k.Kubernetes, "kube-proxy")}, Entrypoint: []string{"/kube-proxy"}},
-		oci.Recipe{Name: "beeline-net/beeline:latest", Layers: []oci.Content{program(beeline, "beeline")}, Entrypoint: []string{"/beeline"}},
+			Layers: []oci.Content{oci.Tar(debian), oci.ProgramFile(filepath.Join(k.Kubernetes, "kube-proxy"), "/kube-proxy")}, Entrypoint: []string{"/kube-proxy"}},
+		oci.Recipe{Name: "beeline-net/beeline:latest", Layers: []oci.Content{oci.Program(beeline, "/beeline")}, Entrypoint: []string{"/beeline"}},
 	)
 }
-
-// program is a layer with one of the binaries in dir.
-func program(dir, name string) oci.Content { return oci.Program(filepath.Join(dir, name), "/"+name) }

@@ -45,13 +45,20 @@ func Tar(path string) Content {
 	return func() (io.ReadCloser, error) { return os.Open(path) }
 }
 
-// Program is one executable file under another path.
-func Program(path, as string) Content {
+// ProgramFile is Program for a file that does not change any more.
+func ProgramFile(path, as string) Content {
 	return func() (io.ReadCloser, error) {
 		program, err := os.ReadFile(path)
 		if err != nil {
 			return nil, err
 		}
+		return Program(program, as)()
+	}
+}
+
+// Program is one executable under its path in the image.
+func Program(program []byte, as string) Content {
+	return func() (io.ReadCloser, error) {
 		var layer bytes.Buffer
 		w := tar.NewWriter(&layer)
 		header := &tar.Header{Name: strings.TrimPrefix(as, "/"), Mode: 0o755, Size: int64(len(program)), Typeflag: tar.TypeReg}
