@@ -15,9 +15,7 @@ import (
 // the port alike. Where the packet path is switched off there are none.
 type guard struct {
 	have map[abi.SourceRangeKey]struct{}
-	// whole: of those that are wanted, none is missing.
-	whole bool
-	used  int // frontends in the kernel that ask for them
+	used int // frontends in the kernel that ask for them
 	// leaving is where they are retired, because no frontend asks any more.
 	leaving *retired
 }
@@ -42,23 +40,30 @@ func ranges(w *plan.Port, index uint32) []abi.SourceRangeKey {
 
 func guarded(f plan.Frontend) bool { return len(f.SourceRanges) > 0 }
 
-// publishGuard writes the source ranges that are missing, before any frontend
-// asks for them. Those that are no longer wanted go after that: who stays
-// allowed is let in by an old one or a new one all the time.
+// publishGuard makes the source ranges those that are wanted, before any new
+// frontend asks for them: first the missing ones, then without the others, so
+// who stays allowed is let in by an old one or a new one all the time.
 func (r *Reconciler) publishGuard(p *port, w *plan.Port) error {
 	wanted := ranges(w, p.index)
 	if len(wanted) == 0 || r.tables.Packet == nil {
-		return nil
+		return nil // retireRanges sees to those that are there
 	}
 	p.guard.leaving = nil
 	r.reopen(p)
+	if err := r.addRanges(p, wanted); err != nil {
+		return err
+	}
+	return r.dropRanges(p, wanted)
+}
+
+// addRanges writes those source ranges that are missing.
+func (r *Reconciler) addRanges(p *port, wanted []abi.SourceRangeKey) (failed error) {
 	var missing []abi.SourceRangeKey
 	for _, key := range wanted {
 		if _, there := p.guard.have[key]; !there {
 			missing = append(missing, key)
 		}
 	}
-	var failed error
 	putAll(r.tables.Packet.SourceRanges, missing, make([]uint32, len(missing)), func(i int, err error) {
 		if err == nil {
 			r.hasRange(p, missing[i])
@@ -66,7 +71,6 @@ func (r *Reconciler) publishGuard(p *port, w *plan.Port) error {
 			failed = fmt.Errorf("source range %s: %w", rangeString(missing[i]), err)
 		}
 	})
-	p.guard.whole = failed == nil
 	return failed
 }
 
@@ -81,25 +85,22 @@ func (r *Reconciler) hasRange(p *port, key abi.SourceRangeKey) {
 	}
 }
 
-// retireRanges takes back the source ranges that are no longer wanted. Whom
-// they let in is kept out from then on, so they go at once; unless they are the
-// last, for a program may still have to look them up that has read a frontend as
-// it was before.
+// retireRanges takes back the source ranges of a port that is to have none, once
+// no frontend asks for them. They wait for the programs that have read a
+// frontend as it was before, and would keep everybody out.
 func (r *Reconciler) retireRanges(p *port, mode moveMode) {
 	g := &p.guard
 	if len(g.have) == 0 || p.retired || !p.owner.named {
 		return
 	}
-	wanted := ranges(p.want, p.index)
-	switch {
-	case len(wanted) == 0:
-		if g.used == 0 && g.leaving == nil {
-			g.leaving = r.grace.collecting
-			r.grace.collecting.guards = append(r.grace.collecting.guards, p)
-		}
-	case g.whole, mode == moveByRemoval && p.owner.starved():
+	switch wanted := ranges(p.want, p.index); {
+	case len(wanted) == 0 && g.used == 0 && g.leaving == nil:
+		g.leaving = r.grace.collecting
+		r.grace.collecting.guards = append(r.grace.collecting.guards, p)
+	case len(wanted) > 0 && mode == moveByRemoval && p.owner.starved():
+		// Make room for those that are missing.
 		if err := r.dropRanges(p, wanted); err != nil {
-			r.note(p.owner, err)
+			r.note(p.owner, fmt.Errorf("port %v: %w", p.id, err))
 		}
 	}
 }
@@ -116,7 +117,7 @@ func (r *Reconciler) dropRanges(p *port, but []abi.SourceRangeKey) error {
 			continue
 		}
 		if err := r.tables.Packet.SourceRanges.Delete(key); err != nil {
-			failed = fmt.Errorf("port %v: source range %s: %w", p.id, rangeString(key), err)
+			failed = fmt.Errorf("source range %s: %w", rangeString(key), err)
 			continue
 		}
 		delete(p.guard.have, key)

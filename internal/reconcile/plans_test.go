@@ -23,6 +23,7 @@ type spec struct {
 	inLocal   bool     // internal traffic policy Local
 	affinity  time.Duration
 	protocol  model.Protocol
+	ranges    []string // source ranges of all frontends but NodePorts
 }
 
 // service makes the plan of a Service as package plan would.
@@ -51,12 +52,14 @@ func portOf(name model.Name, sp spec) plan.Port {
 		at := netip.MustParseAddrPort(f)
 		p.ID.Family = model.FamilyOf(at.Addr())
 		kind := plan.ClusterIP
+		ranges := prefixes(sp.ranges...)
 		if at.Addr().IsUnspecified() {
-			kind = plan.NodePort
+			kind, ranges = plan.NodePort, nil
 		}
 		p.Frontends = append(p.Frontends, plan.Frontend{
 			FrontendKey: plan.FrontendKey{Addr: at.Addr(), Port: at.Port(), Protocol: sp.protocol},
 			Kind:        kind, InternalLocal: sp.inLocal, ExternalLocal: sp.local, AffinityTimeout: sp.affinity,
+			SourceRanges: ranges,
 		})
 	}
 	for _, b := range sp.backends {
@@ -73,6 +76,14 @@ func portOf(name model.Name, sp spec) plan.Port {
 	slices.SortFunc(p.Backends, func(a, b plan.Backend) int { return a.Addr.Compare(b.Addr) })
 	fillSets(&p, !sp.local || !sp.inLocal, sp.local || sp.inLocal)
 	return p
+}
+
+func prefixes(texts ...string) []netip.Prefix {
+	var all []netip.Prefix
+	for _, t := range texts {
+		all = append(all, netip.MustParsePrefix(t))
+	}
+	return all
 }
 
 func fillSets(p *plan.Port, cluster, local bool) {
@@ -182,6 +193,13 @@ func (g *generator) spec(name string) *spec {
 	s := &spec{port: name, local: g.IntN(3) == 0, inLocal: g.IntN(3) == 0}
 	if g.IntN(4) == 0 {
 		s.affinity = time.Duration(g.IntN(3)) * time.Hour
+	}
+	if g.IntN(3) == 0 {
+		for _, r := range []string{"192.0.2.0/24", "192.0.2.128/25", "198.51.100.0/24", "128.0.0.0/1"} {
+			if g.IntN(2) == 0 {
+				s.ranges = append(s.ranges, r)
+			}
+		}
 	}
 	for i := range 6 {
 		if g.IntN(2) == 0 {

@@ -3,6 +3,7 @@
 package reconcile
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -70,7 +71,7 @@ func (r *Reconciler) adopt(s *service) {
 			p = &port{id: w.ID, owner: s}
 			s.ports = append(s.ports, p)
 		}
-		p.want, p.ready, p.guard.whole = w, false, false
+		p.want, p.ready = w, false
 	}
 }
 
@@ -106,14 +107,18 @@ func (r *Reconciler) register(work []*service) {
 	})
 }
 
-// publishPort writes the source ranges, backends and sets of a port.
+// publishPort writes the source ranges, backends and sets of a port. Where
+// ranges cannot be written, the endpoints of its frontends go on changing.
 func (r *Reconciler) publishPort(p *port, w *plan.Port) error {
 	if err := check(w); err != nil {
 		return err
 	}
-	if err := r.publishGuard(p, w); err != nil {
-		return err
-	}
+	err := errors.Join(r.publishGuard(p, w), r.publishEndpoints(p, w))
+	p.ready = err == nil
+	return err
+}
+
+func (r *Reconciler) publishEndpoints(p *port, w *plan.Port) error {
 	if err := r.placeBackends(p, w); err != nil {
 		return err
 	}
@@ -125,7 +130,6 @@ func (r *Reconciler) publishPort(p *port, w *plan.Port) error {
 			p.sets[kind].leaving = nil
 		}
 	}
-	p.ready = true
 	return nil
 }
 
@@ -135,14 +139,14 @@ func check(w *plan.Port) error {
 	if !sorted {
 		return fmt.Errorf("plan: backends are not sorted")
 	}
-	var asking []plan.Frontend
+	var guard []netip.Prefix
 	for _, f := range w.Frontends {
-		if guarded(f) {
-			asking = append(asking, f)
+		if guarded(f) && guard != nil && !slices.Equal(guard, f.SourceRanges) {
+			return fmt.Errorf("plan: frontends have different source ranges")
 		}
-	}
-	if len(asking) > 0 && slices.ContainsFunc(asking, func(f plan.Frontend) bool { return !slices.Equal(f.SourceRanges, asking[0].SourceRanges) }) {
-		return fmt.Errorf("plan: frontends have different source ranges")
+		if guarded(f) {
+			guard = f.SourceRanges
+		}
 	}
 	for _, members := range [][]int{w.Cluster.Members, w.Local.Members} {
 		for _, m := range members {
@@ -359,7 +363,7 @@ func (r *Reconciler) closePort(p *port) error {
 	}
 	p.backends, p.surplus = nil, nil
 	if err := r.dropRanges(p, nil); err != nil {
-		return err // whoever has the index next must not inherit them
+		return fmt.Errorf("removed port %v: %w", p.id, err) // whoever has the index next must not inherit them
 	}
 	if p.named {
 		if err := r.tables.Services.Delete(p.index); err != nil {

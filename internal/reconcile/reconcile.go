@@ -4,17 +4,16 @@
 // what is desired, knows what is there, and writes the difference in an order
 // in which a program sees the old state of a Service port or the new one:
 //
-//  1. the Service port's name, the source ranges and backends that are new to
-//     it, which nobody reads yet or which only let more clients in;
+//  1. the Service port's name and its new backends, which nobody reads yet, and
+//     its source ranges: first those to come, then without those to go;
 //  2. the members of its sets, into fresh slots;
 //  3. each set's word: the one store that publishes them;
 //  4. filter bits, then new and changed frontends; one that moves from another
 //     Service is overwritten in place;
-//  5. frontends that nobody wants any more, then filter bits without any, and
-//     source ranges that must let nobody in any more;
+//  5. frontends that nobody wants any more, then filter bits without any;
 //  6. after a grace period, in which every program ends that may still be
-//     using what was taken back: generations become 0, words empty, the last
-//     source ranges and names go, and all their numbers may be used again.
+//     using what was taken back: generations become 0, words empty, names and
+//     source ranges of frontends that ask for none any more go, and all their numbers may be used again.
 //
 // Backends leave step 6 with generation 0, not step 3: a program that has read
 // the old word a moment before would otherwise find a dead backend and refuse
@@ -349,7 +348,7 @@ func (r *Reconciler) finish(p *port) error {
 		return r.closePort(p)
 	}
 	if err := r.dropRanges(p, nil); err != nil {
-		return err
+		return fmt.Errorf("port %v: %w", p.id, err)
 	}
 	p.guard.leaving = nil
 	return nil

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/beeline-net/beeline/internal/abi"
+	"github.com/beeline-net/beeline/internal/host"
 	"github.com/beeline-net/beeline/internal/maps"
 	"github.com/beeline-net/beeline/internal/model"
 	"github.com/beeline-net/beeline/internal/plan"
@@ -89,6 +90,21 @@ var scripts = map[string][][]plan.Service{
 		{serviceOf("a")},
 		{serviceOf("b")},
 	},
+	"source ranges come, change and go": {
+		{serviceOf("a", spec{frontends: []string{"10.0.0.1:80"}, backends: []string{"10.1.0.1:8080"}})},
+		{serviceOf("a", spec{ranges: []string{"192.0.2.0/24"}, frontends: []string{"10.0.0.1:80"}, backends: []string{"10.1.0.1:8080"}})},
+		{serviceOf("a", spec{ranges: []string{"192.0.2.128/25", "198.51.100.0/24"}, frontends: []string{"10.0.0.1:80"}, backends: []string{"10.1.0.2:8080"}})},
+		{serviceOf("a", spec{ranges: []string{"128.0.0.0/1"}, frontends: []string{"0.0.0.0:30080", "10.0.0.1:80"}, backends: []string{"10.1.0.2:8080"}})},
+		{serviceOf("a", spec{frontends: []string{"10.0.0.1:80"}, backends: []string{"10.1.0.2:8080"}})},
+		{serviceOf("a", spec{ranges: []string{"203.0.113.0/24"}, frontends: []string{"10.0.0.1:80"}, backends: []string{"10.1.0.2:8080"}})},
+		{serviceOf("a", spec{ranges: []string{"198.51.100.0/24"}})},
+	},
+	"a frontend with source ranges moves to a Service with others": {
+		{serviceOf("a", spec{ranges: []string{"192.0.2.0/24"}, frontends: []string{"10.0.0.1:80"}, backends: []string{"10.1.0.1:8080"}})},
+		{serviceOf("b", spec{ranges: []string{"192.0.2.128/25", "198.51.100.0/24"}, frontends: []string{"10.0.0.1:80"}, backends: []string{"10.1.0.2:8080"}}),
+			serviceOf("a", spec{frontends: []string{"10.0.0.2:80"}, backends: []string{"10.1.0.1:8080"}})},
+		{serviceOf("b"), serviceOf("c", spec{frontends: []string{"10.0.0.1:80"}, backends: []string{"10.1.0.2:8080"}})},
+	},
 	"both families and two ports": {
 		{serviceOf("a",
 			spec{port: "dns", protocol: model.UDP, frontends: []string{"10.0.0.1:53"}, backends: []string{"10.1.0.1:53"}},
@@ -145,6 +161,7 @@ func (w *world) empty() {
 		none = append(none, plan.Service{Name: p.Name})
 	}
 	w.apply(none...)
+	w.applyHost(host.Tables{})
 	w.elapse()
 	w.converged()
 	if len(w.r.services)+len(w.r.frontends)+len(w.r.filter)+len(w.r.contested) != 0 {
@@ -268,11 +285,15 @@ func (w *world) step(g *generator, converge func()) {
 		return nil
 	}
 	plans := g.change()
+	if g.IntN(4) == 0 {
+		w.applyHost(g.host())
+	}
 	switch g.IntN(8) {
 	case 0:
 		w.fail = nil
 		w.applyUntil(g.IntN(40)+1, plans...)
 		w.kill()
+		w.applyHost(w.host())
 		w.apply(w.all()...)
 		w.r.Prune(w.t.Context())
 	case 1:
@@ -540,6 +561,18 @@ var damage = map[string]func(tables *maps.Tables){
 	"set of nobody":         func(m *maps.Tables) { m.Sets.Store(20, abi.SetCluster, abi.SetWord(0, 2)) },
 	"sets overlap":          func(m *maps.Tables) { m.Sets.Store(1, abi.SetCluster, m.Sets.Load(0, abi.SetCluster)) },
 	"set word garbled":      func(m *maps.Tables) { m.Sets.Store(1, abi.SetCluster, 12345) },
+	"source range lost":     func(m *maps.Tables) { must(m.Packet.SourceRanges.Delete(sourceRange(0, "192.0.2.0/24"))) },
+	"source range too many": func(m *maps.Tables) { must(m.Packet.SourceRanges.Put(sourceRange(0, "0.0.0.0/0"), 0)) },
+	"source range, no flag": func(m *maps.Tables) { must(m.Packet.SourceRanges.Put(sourceRange(1, "192.0.2.0/24"), 0)) },
+	"source range, nobody":  func(m *maps.Tables) { must(m.Packet.SourceRanges.Put(sourceRange(20, "192.0.2.0/24"), 0)) },
+	"source range nowhere":  func(m *maps.Tables) { must(m.Packet.SourceRanges.Put(sourceRange(1<<30, "192.0.2.0/24"), 0)) },
+	"source range for all":  func(m *maps.Tables) { must(m.Packet.SourceRanges.Put(abi.SourceRangeKey{}, 0)) },
+	"address lost":          func(m *maps.Tables) { must(m.Packet.LocalAddrs.Delete(abi.Addr(hosts[1].Addresses[0].Addr))) },
+	"address too many":      func(m *maps.Tables) { must(m.Packet.LocalAddrs.Put(abi.IP{}, 3)) },
+	"address without flags": func(m *maps.Tables) { must(m.Packet.LocalAddrs.Put(abi.Addr(hosts[1].Addresses[0].Addr), 0)) },
+	"source replaced":       func(m *maps.Tables) { must(m.Packet.EgressAddrs.Put(abi.NewEgressKey(2, false), abi.IP{})) },
+	"pod range too many":    func(m *maps.Tables) { must(m.Packet.PodRanges.Put(abi.PodRangeKey{}, 7)) },
+	"reserved ports lost":   func(m *maps.Tables) { m.Packet.ReservedPorts.Store(8080/64, 0) },
 	"slot beyond backends":  func(m *maps.Tables) { m.Slots.Store(0, 1<<31) },
 	"backend of nobody":     func(m *maps.Tables) { m.Backends.Create(50, abi.Backend{State: 1, Service: 22}) },
 	"backend out of range":  func(m *maps.Tables) { m.Backends.Create(50, abi.Backend{State: 1, Service: 1 << 30}) },
@@ -559,8 +592,9 @@ func TestRestoreMendsDamage(t *testing.T) {
 	for name, spoil := range damage {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, smallTables())
+			w.applyHost(hosts[1])
 			w.apply(
-				serviceOf("a", spec{frontends: []string{"10.0.0.1:80"}, backends: []string{"10.1.0.1:8080", "10.1.0.2:8080"}}),
+				serviceOf("a", spec{ranges: []string{"192.0.2.0/24"}, frontends: []string{"10.0.0.1:80"}, backends: []string{"10.1.0.1:8080", "10.1.0.2:8080"}}),
 				serviceOf("b", spec{frontends: []string{"10.0.0.2:80"}, backends: []string{"10.1.0.3:8080"}}),
 				serviceOf("c", spec{frontends: []string{"10.0.0.3:80"}, backends: []string{"10.1.0.4:8080"}}))
 			w.elapse()
@@ -569,6 +603,7 @@ func TestRestoreMendsDamage(t *testing.T) {
 			w.r.Close()
 			spoil(w.tables)
 			w.boot()
+			w.applyHost(hosts[1])
 			w.apply(w.all()...)
 			w.r.Prune(t.Context())
 			w.elapse()
@@ -578,12 +613,17 @@ func TestRestoreMendsDamage(t *testing.T) {
 	}
 }
 
+func sourceRange(service uint32, prefix string) abi.SourceRangeKey {
+	return abi.NewSourceRangeKey(service, netip.MustParsePrefix(prefix))
+}
+
 func TestVerifyAndRepair(t *testing.T) {
 	for name, spoil := range damage {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, smallTables())
+			w.applyHost(hosts[1])
 			w.apply(
-				withAddresses(serviceOf("a", spec{frontends: []string{"10.0.0.1:80"}, backends: []string{"10.1.0.1:8080", "10.1.0.2:8080"}}), "10.0.0.1"),
+				withAddresses(serviceOf("a", spec{ranges: []string{"192.0.2.0/24"}, frontends: []string{"10.0.0.1:80"}, backends: []string{"10.1.0.1:8080", "10.1.0.2:8080"}}), "10.0.0.1"),
 				serviceOf("b", spec{local: true, frontends: []string{"10.0.0.2:80"}, backends: []string{"10.1.0.3:8080"}}),
 				serviceOf("c", spec{frontends: []string{"10.0.0.3:80"}, backends: []string{"10.1.0.4:8080"}}))
 			if _, err := w.r.Verify(t.Context()); !errors.Is(err, ErrBusy) {
@@ -640,8 +680,9 @@ func TestUpdateWithoutRoom(t *testing.T) {
 // Random histories in tables that are too small for most of them.
 func TestRandomSequencesWithoutRoom(t *testing.T) {
 	for seed := range uint64(60) {
-		w := newWorld(t, maps.NewMemory(maps.Sizes{Frontends: 9, Services: 5, Slots: 30, Backends: 16}))
-		w.hurried = true
+		tiny := maps.PacketSizes{LocalAddrs: 20, PodRanges: 6, SourceRanges: 7, EgressAddrs: 20}
+		w := newWorld(t, maps.NewMemory(maps.Sizes{Frontends: 9, Services: 5, Slots: 30, Backends: 16, Packet: tiny}))
+		w.hurried, w.scarce = true, true
 		g := newGenerator(seed)
 		for range 25 {
 			w.step(g, w.settleWhatFits)

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/beeline-net/beeline/internal/abi"
+	"github.com/beeline-net/beeline/internal/host"
 	"github.com/beeline-net/beeline/internal/maps"
 	"github.com/beeline-net/beeline/internal/model"
 	"github.com/beeline-net/beeline/internal/plan"
@@ -33,8 +34,11 @@ type world struct {
 	// hurried: grace periods end at once, and the reader plays only programs
 	// that no write interrupts.
 	hurried bool
+	// scarce: there is too little room to keep every client's way open.
+	scarce bool
 
 	desired map[model.Name]plan.Service
+	hosts   []host.Tables // wanted since the tables last held what is desired; the last one is
 	allowed map[abi.FrontendKey]*allowed
 	reader  *reader // nil where the tables are too large to read them all the time
 
@@ -51,6 +55,14 @@ type allowed struct {
 	content [abi.SetKinds]map[string]bool      // see reader.content
 	members [abi.SetKinds]map[abi.Backend]bool // address and port only
 	ports   map[plan.PortID]bool               // that have wanted the frontend
+	// admitted and refused are clients whom source ranges let in or keep out.
+	admitted, refused map[netip.Addr]bool
+}
+
+// clients have every relation to the source ranges of the tests.
+var clients = []netip.Addr{
+	netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.200"),
+	netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("10.9.9.9"),
 }
 
 // identity is what a flow remembers of its backend.
@@ -152,6 +164,13 @@ func (w *world) apply(plans ...plan.Service) Stats {
 // applyUntil applies, but dies before the given write; it reports whether it
 // came to that.
 func (w *world) applyUntil(write int, plans ...plan.Service) (dead bool) {
+	w.want(plans...)
+	return w.until(write, func() { w.r.Apply(w.t.Context(), plans) })
+}
+
+// until does something, but dies before the given write; it reports whether it
+// came to that.
+func (w *world) until(write int, do func()) (dead bool) {
 	defer func() {
 		if r := recover(); r != nil {
 			if r != (died{}) {
@@ -160,9 +179,8 @@ func (w *world) applyUntil(write int, plans ...plan.Service) (dead bool) {
 			dead = true
 		}
 	}()
-	w.want(plans...)
 	w.writes, w.crash = 0, write
-	w.r.Apply(w.t.Context(), plans)
+	do()
 	w.elapse()
 	w.crash = 0
 	return false
@@ -222,7 +240,7 @@ func (w *world) settleWhatFits() {
 		}
 		delete(fits, p.Service)
 	}
-	want, got := desiredView(fits), tableView(w.t, w.tables)
+	want, got := desiredView(fits, w.host()), tableView(w.t, w.tables)
 	for id, p := range want.Ports {
 		if diff := cmp.Diff(p, got.Ports[id]); diff != "" {
 			w.t.Fatalf("port %s: -want +got\n%s", id, diff)
@@ -234,7 +252,7 @@ func (w *world) settleWhatFits() {
 		}
 	}
 	for id := range got.Ports {
-		if _, ok := desiredView(w.desired).Ports[id]; !ok {
+		if _, ok := desiredView(w.desired, w.host()).Ports[id]; !ok {
 			w.t.Fatalf("port %s is left over", id)
 		}
 	}
@@ -251,10 +269,11 @@ func (w *world) converged() {
 	if p := w.r.Pending(); len(p) > 0 {
 		w.t.Fatalf("pending: %+v", p)
 	}
-	if diff := cmp.Diff(desiredView(w.desired), tableView(w.t, w.tables)); diff != "" {
+	if diff := cmp.Diff(desiredView(w.desired, w.host()), tableView(w.t, w.tables)); diff != "" {
 		w.t.Fatalf("tables: -want +got\n%s", diff)
 	}
 	w.checkBooks()
+	w.hosts = []host.Tables{w.host()}
 	w.allow(true)
 	w.check()
 }
@@ -337,6 +356,7 @@ func (w *world) allowedAt(key abi.FrontendKey) *allowed {
 	a := w.allowed[key]
 	if a == nil {
 		a = &allowed{values: map[[2]uint32]bool{}, ports: map[plan.PortID]bool{}}
+		a.admitted, a.refused = map[netip.Addr]bool{}, map[netip.Addr]bool{}
 		_, there, _ := w.tables.Frontends.Get(key)
 		a.absent = !there
 		for kind := range a.content {
@@ -351,9 +371,24 @@ func (w *world) allowFrontend(f plan.Frontend, p plan.Port) {
 	a := w.allowedAt(frontendKey(f.FrontendKey))
 	a.values[[2]uint32{frontendFlags(f), affinitySecs(f.AffinityTimeout)}] = true
 	a.ports[p.ID] = true
+	a.admit(f.SourceRanges)
+}
+
+// admit allows what source ranges say about clients.
+func (a *allowed) admit(ranges []netip.Prefix) {
+	for _, c := range clients {
+		if len(ranges) == 0 || slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Contains(c) }) {
+			a.admitted[c] = true
+		} else {
+			a.refused[c] = true
+		}
+	}
 }
 
 func (a *allowed) add(p plan.Port) {
+	if i := slices.IndexFunc(p.Frontends, guarded); i >= 0 {
+		a.admit(p.Frontends[i].SourceRanges)
+	}
 	for i, set := range []plan.Set{p.Cluster, p.Local} {
 		kind := abi.SetKind(i)
 		if !uses(&p, kind) {
@@ -387,6 +422,7 @@ func (w *world) check() {
 		w.reader.forget()
 	}
 	w.reader.check()
+	w.checkHost()
 }
 
 // reader plays the datapath (bpf/lib/lb.h) on the tables of a world.
@@ -400,6 +436,7 @@ type reader struct {
 	born     int // step in which the program that is being resumed began
 	period   *retired
 	from     int
+	ranges   map[uint32][]netip.Prefix // source ranges at present, by Service port
 }
 
 // capture is what a program has read so far on its way from key to backend.
@@ -432,6 +469,7 @@ func (d *reader) forget() { d.captured, d.period = nil, nil }
 func (d *reader) check() {
 	d.follow()
 	d.step++
+	d.ranges = sourceRanges(d.w.tables)
 	for c, born := range d.captured {
 		d.born = born
 		d.resume(c)
@@ -493,6 +531,7 @@ func (d *reader) resume(c capture) {
 		if c.value.Service == maps.NoService {
 			return
 		}
+		d.access(c, a)
 		for kind := range abi.SetKind(abi.SetKinds) {
 			if picks(c.value.Flags, kind) {
 				d.resumeSet(c, kind, a)
@@ -501,6 +540,35 @@ func (d *reader) resume(c capture) {
 		return
 	}
 	d.resumeMember(c, a)
+}
+
+// access checks whom source_allowed (bpf/lib/frontend.h) lets in.
+func (d *reader) access(c capture, a *allowed) {
+	if d.w.tables.Packet == nil {
+		return
+	}
+	for _, client := range clients {
+		in := slices.ContainsFunc(d.ranges[c.value.Service], func(r netip.Prefix) bool { return r.Contains(client) })
+		switch admitted := in || !guards(c.value.Flags); {
+		case admitted && !a.admitted[client]:
+			d.w.t.Fatalf("write %d: %v: lets %v in by %v", d.w.writes, c, client, d.ranges[c.value.Service])
+		case !admitted && !a.refused[client] && !d.w.scarce:
+			d.w.t.Fatalf("write %d: %v: keeps %v out by %v", d.w.writes, c, client, d.ranges[c.value.Service])
+		}
+	}
+}
+
+// sourceRanges reads the source ranges by Service port.
+func sourceRanges(tables *maps.Tables) map[uint32][]netip.Prefix {
+	ranges := map[uint32][]netip.Prefix{}
+	if tables.Packet == nil {
+		return ranges
+	}
+	must(tables.Packet.SourceRanges.Each(func(key abi.SourceRangeKey, _ uint32) bool {
+		ranges[key.Service] = append(ranges[key.Service], netip.MustParsePrefix(rangeString(key)))
+		return true
+	}))
+	return ranges
 }
 
 func (d *reader) resumeSet(c capture, kind abi.SetKind, a *allowed) {
@@ -584,6 +652,7 @@ type view struct {
 	Frontends map[string]frontendView
 	Ports     map[string]portView
 	Filter    []uint32
+	Host      host.Tables
 	Garbage   []string
 }
 
@@ -595,11 +664,15 @@ type frontendView struct {
 type portView struct {
 	Cluster, Local string
 	Backends       []string
+	Ranges         []string
 }
 
-func desiredView(desired map[model.Name]plan.Service) view {
-	v := view{Frontends: map[string]frontendView{}, Ports: map[string]portView{}}
+func desiredView(desired map[model.Name]plan.Service, h host.Tables) view {
+	v := view{Frontends: map[string]frontendView{}, Ports: map[string]portView{}, Host: h}
 	filter := map[uint32]bool{}
+	for _, a := range h.Addresses {
+		filter[abi.FilterBit(abi.Addr(a.Addr))] = true
+	}
 	for _, s := range desired {
 		for _, p := range s.Ports {
 			pv := portView{Cluster: planContent(p, p.Cluster), Local: planContent(p, p.Local)}
@@ -613,6 +686,9 @@ func desiredView(desired map[model.Name]plan.Service) view {
 				pv.Backends = append(pv.Backends, fmt.Sprint(b.Addr, b.State, b.Local, kinds))
 			}
 			slices.Sort(pv.Backends)
+			if i := slices.IndexFunc(p.Frontends, guarded); i >= 0 {
+				pv.Ranges = rangeStrings(p.Frontends[i].SourceRanges)
+			}
 			v.Ports[p.ID.String()] = pv
 			for _, f := range p.Frontends {
 				key := frontendKey(f.FrontendKey)
@@ -632,6 +708,15 @@ func desiredView(desired map[model.Name]plan.Service) view {
 	}
 	slices.Sort(v.Filter)
 	return v
+}
+
+func rangeStrings(ranges []netip.Prefix) []string {
+	var texts []string
+	for _, r := range ranges {
+		texts = append(texts, r.String())
+	}
+	slices.Sort(texts)
+	return texts
 }
 
 func tableView(t testing.TB, tables *maps.Tables) view {
@@ -672,6 +757,16 @@ func tableView(t testing.TB, tables *maps.Tables) view {
 			v.Ports[names[b.Service]] = p
 		}
 	}
+	for i, ranges := range sourceRanges(tables) {
+		p, ok := v.Ports[names[i]]
+		if !ok {
+			garbage("source ranges of %d: %v", i, ranges)
+			continue
+		}
+		p.Ranges = rangeStrings(ranges)
+		v.Ports[names[i]] = p
+	}
+	v.Host = hostOf(tables)
 	err = tables.Frontends.Each(func(key abi.FrontendKey, f abi.Frontend) bool {
 		v.Frontends[keyString(key)] = frontendView{names[f.Service], f.Flags, f.AffinitySecs}
 		return true
