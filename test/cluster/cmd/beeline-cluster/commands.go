@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -54,6 +55,8 @@ func (r *runner) check() error {
 		return errors.New("needs root: namespaces, cgroups and mounts")
 	case r.cfg.Nodes < 1 || r.cfg.Nodes > 9:
 		return fmt.Errorf("--nodes is %d, want 1 to 9", r.cfg.Nodes)
+	case !slices.Contains(cluster.Proxies(), cluster.Proxy(r.proxy)):
+		return fmt.Errorf("--proxy is %q, want one of %v", r.proxy, cluster.Proxies())
 	case r.cfg.CNI != cluster.Routes && r.cfg.CNI != cluster.VXLAN:
 		return fmt.Errorf("--cni is %q, want routes or vxlan", r.cni)
 	}

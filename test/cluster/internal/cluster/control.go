@@ -98,8 +98,10 @@ func (c *Cluster) writeKubeconfig(server string) error {
 const etcdURL = "http://127.0.0.1:2379"
 
 func etcdArgs() []string {
-	return []string{path.Join(etcdBinDir, "etcd"), "--data-dir=" + etcdDir, "--listen-client-urls=" + etcdURL, "--advertise-client-urls=" + etcdURL,
-		"--listen-peer-urls=http://127.0.0.1:2380", "--log-level=error", "--unsafe-no-fsync"}
+	return []string{
+		path.Join(etcdBinDir, "etcd"), "--data-dir=" + etcdDir, "--log-level=error", "--unsafe-no-fsync",
+		"--listen-client-urls=" + etcdURL, "--advertise-client-urls=" + etcdURL, "--listen-peer-urls=http://127.0.0.1:2380",
+	}
 }
 
 func (c *Cluster) apiServerArgs() []string {

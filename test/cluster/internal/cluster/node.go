@@ -114,12 +114,13 @@ func (c *Cluster) nodeFiles(name string, plan nodeNetwork) (map[string]string, e
 		return nil, err
 	}
 	registry := fmt.Sprintf("http://%s:%d", controlPlaneV4, registryPort)
+	pull := fmt.Sprintf("server = %q\n[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n", registry, registry)
 	return map[string]string{
 		inConfig("ca.crt"):               string(c.ca.Cert),
 		inConfig("kubelet.conf"):         kubeconfig,
 		inConfig("kubelet.yaml"):         fmt.Sprintf(kubeletConfig, inConfig("ca.crt"), dnsAddress, containerdSocket, plan.v4),
 		"/etc/containerd/config.toml":    fmt.Sprintf(containerdConfig, containerdSocket, cniDir, pullDir),
-		pullDir + "/_default/hosts.toml": fmt.Sprintf("server = %q\n[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n", registry, registry),
+		pullDir + "/_default/hosts.toml": pull,
 		cniDir + "/10-bridge.conflist":   network,
 		"/etc/resolv.conf":               "# Nobody to ask: this network has no uplink.\n",
 		"/etc/hosts":                     fmt.Sprintf("127.0.0.1 localhost\n::1 localhost\n%s %s\n", plan.v4, name),

@@ -89,15 +89,17 @@ func (m *maker) makeImages(ctx context.Context, k *Kit, coredns string) ([]oci.I
 	if err != nil {
 		return nil, err
 	}
+	file := func(dir, name string) oci.Content { return oci.ProgramFile(filepath.Join(dir, name), "/"+name) }
+	layers := func(all ...oci.Content) []oci.Content { return all }
 	return oci.Make(
-		oci.Recipe{Name: "pause:3.10", Layers: []oci.Content{oci.Program(pause, "/pause")}, Entrypoint: []string{"/pause"}},
-		oci.Recipe{Name: "library/busybox:latest", Layers: []oci.Content{oci.Tar(busybox)}, Command: []string{"sh"}},
-		oci.Recipe{Name: "library/nginx:latest", Layers: []oci.Content{oci.Tar(debian)},
-			Command: []string{"nginx", "-g", "daemon off;"}},
-		oci.Recipe{Name: "coredns/coredns:" + k.CoreDNSVersion,
-			Layers: []oci.Content{oci.ProgramFile(filepath.Join(coredns, "coredns"), "/coredns")}, Entrypoint: []string{"/coredns"}},
-		oci.Recipe{Name: "kube-proxy:" + k.KubernetesVersion,
-			Layers: []oci.Content{oci.Tar(debian), oci.ProgramFile(filepath.Join(k.Kubernetes, "kube-proxy"), "/kube-proxy")}, Entrypoint: []string{"/kube-proxy"}},
-		oci.Recipe{Name: "beeline-net/beeline:latest", Layers: []oci.Content{oci.Program(beeline, "/beeline")}, Entrypoint: []string{"/beeline"}},
+		oci.Recipe{Name: "pause:3.10", Layers: layers(oci.Program(pause, "/pause")), Entrypoint: []string{"/pause"}},
+		oci.Recipe{Name: "library/busybox:latest", Layers: layers(oci.Tar(busybox)), Command: []string{"sh"}},
+		oci.Recipe{Name: "library/nginx:latest", Layers: layers(oci.Tar(debian)), Command: []string{"nginx", "-g", "daemon off;"}},
+		oci.Recipe{Name: "coredns/coredns:" + k.CoreDNSVersion, Layers: layers(file(coredns, "coredns")), Entrypoint: []string{"/coredns"}},
+		oci.Recipe{
+			Name: "kube-proxy:" + k.KubernetesVersion, Layers: layers(oci.Tar(debian), file(k.Kubernetes, "kube-proxy")),
+			Entrypoint: []string{"/kube-proxy"},
+		},
+		oci.Recipe{Name: "beeline-net/beeline:latest", Layers: layers(oci.Program(beeline, "/beeline")), Entrypoint: []string{"/beeline"}},
 	)
 }

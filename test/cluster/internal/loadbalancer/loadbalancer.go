@@ -59,7 +59,10 @@ type claim struct {
 }
 
 // New makes a controller that gives out addresses of the pools.
-func New(client kubernetes.Interface, network Network, pools map[corev1.IPFamily]netip.Prefix, nodes [][]netip.Addr, log *slog.Logger) *Controller {
+// Nodes are each node's addresses, at most one of a family.
+func New(
+	client kubernetes.Interface, network Network, pools map[corev1.IPFamily]netip.Prefix, nodes [][]netip.Addr, log *slog.Logger,
+) *Controller {
 	return &Controller{client: client, network: network, pools: pools, nodes: nodes, log: log, claims: map[key]claim{}}
 }
 
