@@ -26,6 +26,7 @@ func kernelMaps(t *testing.T) map[string]*ebpf.Map {
 		t.Fatal(err)
 	}
 	specs[abi.MapFrontends].MaxEntries = sizes.Frontends
+	specs[abi.MapSourceRanges].MaxEntries = sizes.Packet.SourceRanges
 	opened := map[string]*ebpf.Map{}
 	for name, spec := range specs {
 		m, err := ebpf.NewMap(spec)
@@ -95,11 +96,34 @@ func TestKernelReadOnly(t *testing.T) {
 	kernel.Sets.Store(0, abi.SetCluster, 1)
 }
 
+// Where the packet path is switched off, its maps are not there.
+func TestKernelWithoutPacketPath(t *testing.T) {
+	opened := kernelMaps(t)
+	for name := range opened {
+		switch name {
+		case abi.MapLocalAddrs, abi.MapPodRanges, abi.MapSourceRanges, abi.MapEgressAddrs, abi.MapReservedPorts:
+			delete(opened, name)
+		}
+	}
+	kernel, err := tables.New(opened)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kernel.Close()
+	if kernel.Packet != nil {
+		t.Error("there are tables of a packet path")
+	}
+	if _, _, err := tables.Overlay(tables.Watch(kernel, tables.Watcher{})); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestNewRefusesWhatDoesNotFit(t *testing.T) {
 	opened := kernelMaps(t)
 	for name, spoil := range map[string]func(map[string]*ebpf.Map){
-		"missing":      func(m map[string]*ebpf.Map) { delete(m, abi.MapBackends) },
-		"other layout": func(m map[string]*ebpf.Map) { m[abi.MapBackends] = m[abi.MapSlots] },
+		"half of the packet path's": func(m map[string]*ebpf.Map) { delete(m, abi.MapPodRanges) },
+		"missing":                   func(m map[string]*ebpf.Map) { delete(m, abi.MapBackends) },
+		"other layout":              func(m map[string]*ebpf.Map) { m[abi.MapBackends] = m[abi.MapSlots] },
 	} {
 		t.Run(name, func(t *testing.T) {
 			spoilt := maps.Clone(opened)

@@ -14,7 +14,10 @@ import (
 	"github.com/beeline-net/beeline/internal/maps"
 )
 
-var sizes = maps.Sizes{Frontends: 64, Services: 16, Slots: 128, Backends: 32}
+var sizes = maps.Sizes{
+	Frontends: 64, Services: 16, Slots: 128, Backends: 32,
+	Packet: maps.PacketSizes{LocalAddrs: 8, PodRanges: 8, SourceRanges: 8, EgressAddrs: 8},
+}
 
 func frontendKey(i int) abi.FrontendKey {
 	return abi.NewFrontendKey(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 80, 6)
@@ -33,6 +36,7 @@ func testTables(t *testing.T, tables *maps.Tables) {
 	t.Run("hash", func(t *testing.T) { testHash(t, tables) })
 	t.Run("words", func(t *testing.T) { testWords(t, tables) })
 	t.Run("backends", func(t *testing.T) { testBackends(t, tables.Backends) })
+	t.Run("packet path", func(t *testing.T) { testPacket(t, tables.Packet) })
 	t.Run("counters", func(t *testing.T) {
 		sums, err := tables.Counters()
 		if err != nil || sums != [abi.Counters]uint64{} {
@@ -155,6 +159,72 @@ func testBackends(t *testing.T, backends maps.Backends) {
 	}
 }
 
+func testPacket(t *testing.T, p *maps.PacketTables) {
+	node := abi.Addr(netip.MustParseAddr("192.0.2.1"))
+	if err := errors.Join(p.LocalAddrs.Put(node, abi.LocalAddrHere), p.EgressAddrs.Put(abi.NewEgressKey(2, true), node)); err != nil {
+		t.Fatal(err)
+	}
+	if flags, ok, err := p.LocalAddrs.Get(node); flags != abi.LocalAddrHere || !ok || err != nil {
+		t.Errorf("local address: %d, %v, %v", flags, ok, err)
+	}
+	if addr, ok, err := p.EgressAddrs.Get(abi.NewEgressKey(2, true)); addr != node || !ok || err != nil {
+		t.Errorf("egress address: %v, %v, %v", addr, ok, err)
+	}
+	p.ReservedPorts.Store(p.ReservedPorts.Len()-1, 1<<63)
+	if got := p.ReservedPorts.Load(65535 / 64); got != 1<<63 || p.ReservedPorts.Len() != 1024 {
+		t.Errorf("reserved ports: %#x in the last of %d words", got, p.ReservedPorts.Len())
+	}
+	testTrie(t, p.SourceRanges)
+}
+
+func testTrie(t *testing.T, h maps.Hash[abi.SourceRangeKey, uint32]) {
+	key := func(service uint32, prefix string) abi.SourceRangeKey {
+		return abi.NewSourceRangeKey(service, netip.MustParsePrefix(prefix))
+	}
+	all, half := key(7, "0.0.0.0/0"), key(7, "128.0.0.0/1")
+	odd, one := key(7, "10.1.2.0/23"), key(7, "2001:db8::1/128")
+	dirty := odd
+	dirty.Addr = abi.Addr(netip.MustParseAddr("10.1.3.4"))
+	if done, err := h.PutAll([]abi.SourceRangeKey{half, dirty, one}, []uint32{1, 2, 3}); done != 3 || err != nil {
+		t.Fatalf("put all: %d, %v", done, err)
+	}
+	if err := h.Put(odd, 4); err != nil {
+		t.Errorf("put what is there: %v", err)
+	}
+	for asked, want := range map[string]uint32{
+		"200.1.1.1/32": 1, "10.1.3.200/32": 4, "10.1.3.0/24": 4, "10.1.2.0/23": 4,
+		"10.1.0.0/22": 0, "10.1.4.1/32": 0, "2001:db8::1/128": 3, "2001:db8::2/128": 0,
+	} {
+		if got, ok, err := h.Get(key(7, asked)); got != want || ok != (want != 0) || err != nil {
+			t.Errorf("look up %s: %d, %v, %v; want %d", asked, got, ok, err, want)
+		}
+	}
+	if _, ok, err := h.Get(key(6, "200.1.1.1/32")); ok || err != nil {
+		t.Errorf("another Service's range matches: %v", err)
+	}
+	if err := errors.Join(h.Put(all, 5), h.Delete(half), h.Delete(half), h.Delete(key(7, "10.1.2.0/24"))); err != nil {
+		t.Error(err)
+	}
+	if got, _, _ := h.Get(key(7, "200.1.1.1/32")); got != 5 {
+		t.Errorf("after the longer range has gone: %d", got)
+	}
+	got := map[abi.SourceRangeKey]uint32{}
+	if err := h.Each(func(k abi.SourceRangeKey, v uint32) bool { got[k] = v; return true }); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[abi.SourceRangeKey]uint32{all: 5, odd: 4, one: 3}, got); diff != "" {
+		t.Errorf("content: -want +got\n%s", diff)
+	}
+	for i := range h.Capacity() - 3 {
+		if err := h.Put(key(8, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i)}), 32).String()), 0); err != nil {
+			t.Errorf("entry %d: %v", i, err)
+		}
+	}
+	if err := h.Put(key(9, "192.0.2.1/32"), 0); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("put into a full table: %v", err)
+	}
+}
+
 func TestOverlaidMemory(t *testing.T) {
 	over, _, err := maps.Overlay(maps.NewMemory(sizes))
 	if err != nil {
@@ -193,13 +263,23 @@ func TestOverlay(t *testing.T) {
 	over.Filter.Set(70)
 	over.Filter.Set(3)
 	over.Filter.Clear(3)
+	pods := abi.NewPodRangeKey(netip.MustParsePrefix("10.1.0.0/16"))
+	if err := errors.Join(over.Packet.PodRanges.Put(pods, 1), over.Packet.LocalAddrs.Delete(pods.Addr)); err != nil {
+		t.Fatal(err)
+	}
+	over.Packet.ReservedPorts.Store(5, 1)
 	type set = map[uint32]struct{}
 	want := maps.Changes{
 		Frontends: map[abi.FrontendKey]struct{}{frontendKey(1): {}, frontendKey(2): {}},
 		Services:  set{7: {}}, Sets: set{abi.SetIndex(2, abi.SetLocal): {}}, Slots: set{9: {}}, Backends: set{4: {}}, Filter: set{1: {}},
+		LocalAddrs: map[abi.IP]struct{}{}, PodRanges: map[abi.PodRangeKey]struct{}{pods: {}},
+		SourceRanges: map[abi.SourceRangeKey]struct{}{}, EgressAddrs: map[abi.EgressKey]struct{}{}, ReservedPorts: set{5: {}},
 	}
 	if diff := cmp.Diff(want, changes()); diff != "" {
 		t.Errorf("changes: -want +got\n%s", diff)
+	}
+	if n, _ := maps.Len(below.Packet.PodRanges); n != 0 || below.Packet.ReservedPorts.Load(5) != 0 {
+		t.Error("a write to the packet path's went through")
 	}
 	if over.Backends.Load(4).Generation != 0 || below.Backends.Load(4).Generation != 1 {
 		t.Error("a write went to the wrong tables")
