@@ -56,10 +56,14 @@ func smallKernel(t testing.TB) *maps.Tables {
 	return kernelTables(t, map[string]uint32{
 		abi.MapFrontends: 100, abi.MapServices: 150, abi.MapSets: 150 * abi.SetKinds,
 		abi.MapSlots: 2000, abi.MapBackends: 600, abi.MapPeers: 1, abi.MapAffinities: 1,
+		abi.MapLocalAddrs: 20, abi.MapPodRanges: 6, abi.MapSourceRanges: 200, abi.MapEgressAddrs: 20,
+		abi.MapFlows: 1, abi.MapFlowIndex: 1, abi.MapFragments: 1,
 	})
 }
 
 func TestKernelScripts(t *testing.T) { runScripts(t, smallKernel) }
+
+func TestKernelHostScript(t *testing.T) { runHost(t, smallKernel) }
 
 func TestKernelRandomSequences(t *testing.T) { runRandom(t, smallKernel, 10) }
 

@@ -235,6 +235,35 @@ func TestNode(t *testing.T) {
 	}
 }
 
+// Nothing waits for the network, and nobody takes an unknown one for an empty one.
+func TestNetwork(t *testing.T) {
+	s, _ := newStore()
+	for _, p := range []Part{Services, Slices, Node} {
+		s.Synced(p)
+	}
+	<-s.Changed()
+	if _, known := s.Network(); known || !s.HasSynced() {
+		t.Errorf("before anybody has told: known %v, synced %v", known, s.HasSynced())
+	}
+	s.SetNetwork(model.Network{})
+	if _, known := s.Network(); !known || !s.Take().Network {
+		t.Error("an empty network is no news")
+	}
+	n := model.Network{Devices: []model.Device{{Index: 2, Name: "eth0"}}}
+	s.SetNetwork(n)
+	<-s.Changed()
+	if d := s.Take(); !d.Network || d.Empty() || d.Node || len(d.Services) != 0 || d.Since.IsZero() {
+		t.Errorf("new network: %+v", d)
+	}
+	s.SetNetwork(n)
+	if d := s.Take(); !d.Empty() {
+		t.Errorf("same network: %+v", d)
+	}
+	if got, _ := s.Network(); len(got.Devices) != 1 {
+		t.Errorf("network: %+v", got)
+	}
+}
+
 func TestServiceCIDRs(t *testing.T) {
 	s, _ := newStore()
 	prefixes := func(texts ...string) (all []netip.Prefix) {
@@ -368,6 +397,12 @@ func TestEqualitySeesEveryField(t *testing.T) {
 	check(t, model.Endpoint{}, func(a, b reflect.Value) bool {
 		return equalEndpoint(*a.Interface().(*model.Endpoint), *b.Interface().(*model.Endpoint))
 	})
+	check(t, model.Device{}, func(a, b reflect.Value) bool {
+		return equalDevice(*a.Interface().(*model.Device), *b.Interface().(*model.Device))
+	})
+	check(t, model.Network{}, func(a, b reflect.Value) bool {
+		return equalNetwork(a.Interface().(*model.Network), b.Interface().(*model.Network))
+	})
 	check(t, model.Node{}, func(a, b reflect.Value) bool {
 		return equalNode(a.Interface().(*model.Node), b.Interface().(*model.Node))
 	})
@@ -390,7 +425,7 @@ func nonzero(t *testing.T, typ reflect.Type) reflect.Value {
 		v.SetString("x")
 	case reflect.Uint8, reflect.Uint16:
 		v.SetUint(1)
-	case reflect.Int64:
+	case reflect.Int, reflect.Int64:
 		v.SetInt(1)
 	case reflect.Slice:
 		return reflect.MakeSlice(typ, 1, 1)
