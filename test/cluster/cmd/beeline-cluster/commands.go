@@ -125,8 +125,8 @@ func (r *runner) newServe() *cobra.Command {
 }
 
 func (r *runner) newKubectl() *cobra.Command {
-	cmd := &cobra.Command{
-		Use: "kubectl ARGS...", Short: "Run kubectl as the administrator",
+	return &cobra.Command{
+		Use: "kubectl ARGS...", Short: "Run kubectl as the administrator", DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cache, err := kit.OpenCache()
 			if err != nil {
@@ -141,8 +141,6 @@ func (r *runner) newKubectl() *cobra.Command {
 			return withStatus(kubectl.Run())
 		},
 	}
-	cmd.Flags().SetInterspersed(false) // flags after the first word are kubectl's
-	return cmd
 }
 
 func (r *runner) newNode() *cobra.Command {

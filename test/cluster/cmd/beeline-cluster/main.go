@@ -51,6 +51,7 @@ func newRoot(log *slog.Logger) *cobra.Command {
 with kubelet and containerd, in namespaces and cgroups of their own. No network
 of a cluster has an uplink. Needs root.`,
 		SilenceUsage: true, SilenceErrors: true,
+		TraverseChildren: true, // our flags go before "kubectl", what follows is its own
 	}
 	r := &runner{log: log}
 	root.PersistentFlags().StringVar(&r.tree, "tree", "", "Beeline's work tree (default: that around the current folder)")
