@@ -73,6 +73,17 @@ func (w *world) applyHost(t host.Tables) Stats {
 
 // hostOf reads the tables about the node.
 func hostOf(tables *maps.Tables) host.Tables {
+	t := entriesOf(tables)
+	if p := tables.Packet; p != nil {
+		for word := range p.ReservedPorts.Len() {
+			t.Reserved[word] = p.ReservedPorts.Load(word)
+		}
+	}
+	return t
+}
+
+// entriesOf is hostOf without the ports, for after every write.
+func entriesOf(tables *maps.Tables) host.Tables {
 	var t host.Tables
 	p := tables.Packet
 	if p == nil {
@@ -94,9 +105,6 @@ func hostOf(tables *maps.Tables) host.Tables {
 			t.PodRanges = append(t.PodRanges, netip.MustParsePrefix(prefixString(key.Addr, key.Prefixlen)))
 			return true
 		})))
-	for word := range p.ReservedPorts.Len() {
-		t.Reserved[word] = p.ReservedPorts.Load(word)
-	}
 	slices.SortFunc(t.Addresses, func(a, b host.Address) int { return a.Addr.Compare(b.Addr) })
 	slices.SortFunc(t.Sources, func(a, b host.Source) int {
 		return cmp.Or(cmp.Compare(a.Device, b.Device), cmp.Compare(a.Family, b.Family))
@@ -109,7 +117,7 @@ func hostOf(tables *maps.Tables) host.Tables {
 // all the time is there all the time, what nobody wanted never is, and no
 // address is in use without its bit in the filter.
 func (w *world) checkHost() {
-	is := hostOf(w.tables)
+	is := entriesOf(w.tables)
 	lasts(w, "address", is.Addresses, func(t host.Tables) []host.Address { return t.Addresses },
 		func(a host.Address) netip.Addr { return a.Addr })
 	lasts(w, "source", is.Sources, func(t host.Tables) []host.Source { return t.Sources },
