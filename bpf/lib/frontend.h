@@ -12,10 +12,12 @@
 #include "packet_maps.h"
 #include "parse.h"
 
-/* Flags of an address of the node; 0 for others. */
+/* Flags of an address of the node; 0 for others. The key is a copy because
+ * Linux 6.1 takes none from an argument of a global function. */
 static __always_inline __u32 local_addr(const struct ip_addr *addr)
 {
-	__u32 *flags = bpf_map_lookup_elem(&local_addrs, addr);
+	struct ip_addr key = *addr;
+	__u32 *flags = bpf_map_lookup_elem(&local_addrs, &key);
 
 	return flags ? *flags : 0;
 }
