@@ -12,7 +12,7 @@ FILES := git ls-files --cached --others --exclude-standard --
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build generate fmt check lint test test-unit test-root diff bench demo cluster cluster-down experiment clean
+.PHONY: help deps build generate fmt check lint test test-unit test-root diff bench kernel-test demo cluster cluster-down experiment clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ diff: deps ## Compare Beeline with kube-proxy's own code on random Services
 
 bench: ## Measure what a Service costs a client (root)
 	go run ./test/bench
+
+kernel-test: ## Run the tests that load real programs on Linux 6.1, in an emulated machine (ten minutes)
+	hack/kernel-test
 
 experiment: deps-cluster ## See on a real cluster that Services need no kube-proxy (root; first time 15 minutes, then one)
 	hack/cluster experiment
