@@ -203,7 +203,7 @@ func latest(plans []plan.Service) []plan.Service {
 
 func (l *loop) retry(ctx context.Context) {
 	p := pass{start: time.Now(), synced: l.complete}
-	if stats := l.reconcile.Retry(ctx); stats.Services > 0 {
+	if stats := l.reconcile.Retry(ctx); stats.Services > 0 || stats.Writes() > 0 {
 		l.report.ends(p, l.planner, l.reconcile)
 	}
 }
