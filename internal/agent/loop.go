@@ -127,10 +127,14 @@ func (l *loop) pass(ctx context.Context) {
 
 // apply writes a pass to the kernel and reports it.
 func (l *loop) apply(ctx context.Context, p pass) {
-	if p.synced && (p.full || p.delta.Network || p.delta.Node || p.configured) {
+	node := p.synced && (p.full || p.delta.Network || p.delta.Node || p.configured)
+	if node {
 		l.host()
 	}
 	stats := l.reconcile.Apply(ctx, p.plans)
+	if node {
+		l.devices() // programs come to a device once they have what to go by
+	}
 	if p.synced && !l.complete {
 		l.complete = true
 		l.reconcile.Prune(ctx)
@@ -149,7 +153,13 @@ func (l *loop) host() {
 		return
 	}
 	l.reconcile.ApplyHost(host.New(network, l.planner.Node(), l.planner.Config(), l.packet.reserved))
-	l.packet.follow(network)
+}
+
+// devices puts the packet path on the devices that there are.
+func (l *loop) devices() {
+	if network, known := l.store.Network(); l.packet != nil && known {
+		l.packet.follow(network)
+	}
 }
 
 // configure takes over a changed configuration.

@@ -89,6 +89,11 @@ func Open(opts Options) (_ *Datapath, err error) {
 	if d.lock, err = d.pins.lock(); err != nil {
 		return nil, err
 	}
+	if opts.Packet == nil {
+		if err := d.pins.removePacketPath(); err != nil {
+			return nil, err
+		}
+	}
 	if err := d.openOrCreateMaps(opts.MapSizes); err != nil {
 		return nil, err
 	}

@@ -206,12 +206,15 @@ func (v *Devices) sweep(wanted map[int]bool) error {
 	return errors.Join(errs...)
 }
 
+// flowSeedMap is the pin of the flow hash's secret.
+const flowSeedMap = "flow_seed"
+
 // flowSeed is the secret of the flow hash. It lives as long as the flows do, in
 // a map of its own beside theirs.
 func (d *Datapath) flowSeed() (seed uint64, err error) {
 	const key = uint32(0)
-	m, err := d.openOrCreateMap(filepath.Join(d.pins.maps(), "flow_seed"), &ebpf.MapSpec{
-		Name: "flow_seed", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1,
+	m, err := d.openOrCreateMap(filepath.Join(d.pins.maps(), flowSeedMap), &ebpf.MapSpec{
+		Name: flowSeedMap, Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1,
 	})
 	if err != nil {
 		return 0, fmt.Errorf("seed of the flow hash: %w", err)
@@ -255,6 +258,36 @@ func (v *Devices) Close() error {
 	}
 	for _, l := range v.attached {
 		errs = append(errs, l.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// removePacketPath takes away what an agent with a packet path has left: off
+// means clean, and its tables would be stale when it is switched on again.
+func (p Pins) removePacketPath() error {
+	links, err := filepath.Glob(filepath.Join(p.devices(), "*"))
+	if err != nil {
+		return fmt.Errorf("list pinned links of devices: %w", err)
+	}
+	var errs []error
+	for _, path := range links {
+		if detach(path) != nil { // its device is gone
+			errs = append(errs, removeIfExists(path))
+		}
+	}
+	all, err := mapSpecs(true)
+	if err != nil {
+		return err
+	}
+	sockets, err := mapSpecs(false)
+	if err != nil {
+		return err
+	}
+	all[flowSeedMap] = nil
+	for name := range all {
+		if sockets[name] == nil {
+			errs = append(errs, removeIfExists(filepath.Join(p.maps(), name)))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 
+	"github.com/beeline-net/beeline/internal/abi"
 	"github.com/beeline-net/beeline/internal/lab"
 )
 
@@ -130,6 +131,27 @@ func TestCheckNoticesADetachedDevice(t *testing.T) {
 		}
 		if err := v.Check(); err == nil {
 			t.Error("nothing noticed")
+		}
+	})
+}
+
+// Off means clean: the next agent, without a packet path, takes it away.
+func TestSwitchedOffThePacketPathIsGone(t *testing.T) {
+	onDevices(t, func(w *world, v *Devices, eth0 int) {
+		check(t, v.Set([]Device{{Index: eth0, Name: "eth0"}}))
+		check(t, v.Close())
+		check(t, w.dp.Close())
+		sockets, err := Open(w.options())
+		check(t, err)
+		defer func() { _ = sockets.Close() }()
+		if got := onDevice(t, eth0, ebpf.AttachTCXIngress); len(got) != 0 {
+			t.Errorf("ingress still has %v", got)
+		}
+		opened, err := OpenMaps(sockets.pins)
+		check(t, err)
+		defer CloseMaps(opened)
+		if opened[abi.MapFlows] != nil {
+			t.Error("the flow table is still pinned")
 		}
 	})
 }
