@@ -38,7 +38,7 @@ diff: deps ## Compare Beeline with kube-proxy's own code on random Services
 bench: ## Measure what a Service costs a client (root)
 	go run ./test/bench
 
-kernel-test: ## Run the tests that load real programs on Linux 6.1, in an emulated machine (ten minutes)
+kernel-test: ## Run the tests that load real programs on Linux 6.1, in an emulated machine (a quarter of an hour)
 	hack/kernel-test
 
 experiment: deps-cluster ## See on a real cluster that Services need no kube-proxy (root; first time 15 minutes, then one)
