@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -146,7 +147,15 @@ func (v *Devices) put(at place, typ ebpf.AttachType, prog *ebpf.Program) (link.L
 		}
 		return l, nil
 	}
-	l, err = link.AttachTCX(link.TCXOptions{Interface: at.ifindex, Program: prog, Attach: typ})
+	// A link that was let go a moment ago may hold the place still, because the
+	// kernel frees links in the background.
+	for range 50 {
+		l, err = link.AttachTCX(link.TCXOptions{Interface: at.ifindex, Program: prog, Attach: typ})
+		if !errors.Is(err, unix.EEXIST) {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 	if err != nil {
 		return nil, err
 	}
