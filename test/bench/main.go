@@ -23,7 +23,7 @@ import (
 )
 
 func main() {
-	rounds := flag.Int("rounds", 11, "rounds; every scenario once a round")
+	rounds := flag.Int("rounds", 31, "rounds; every scenario once a round")
 	batch := flag.Int("batch", 2000, "operations of one scenario in one round")
 	limit := flag.Float64("limit", 1.03, "fail if connect() through a ClusterIP costs more than this times direct, at the minimum; 0 = never fail")
 	flag.Parse()
