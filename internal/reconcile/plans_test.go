@@ -4,6 +4,7 @@ package reconcile
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -140,7 +141,8 @@ func (g *generator) change() []plan.Service {
 		}
 	}
 	var plans []plan.Service
-	for i := range changed {
+	// In order: a service draws random numbers, and a seed must mean one history.
+	for _, i := range slices.Sorted(maps.Keys(changed)) {
 		plans = append(plans, g.service(i))
 	}
 	slices.SortFunc(plans, func(a, b plan.Service) int { return a.Name.Compare(b.Name) })
