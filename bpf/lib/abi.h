@@ -91,7 +91,7 @@ enum backend_state {
 /*
  * An endpoint of one Service port. The index is reused, the generation is
  * not: who remembers (index, generation) notices that a backend is gone.
- * The agent writes generation 0 before it changes anything else.
+ * The agent writes generation 0 after a grace period (ADR 0008).
  */
 struct backend {
 	struct ip_addr addr;
