@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/beeline-net/beeline/internal/model"
+	"github.com/beeline-net/beeline/test/apiserver"
 )
 
 // lines collects a log that other goroutines write.
@@ -70,13 +71,13 @@ func sendEvents(t *testing.T, url string, edit func(*rest.Config)) (*Events, *li
 func TestEventsAreWhatPeopleSeeAtTheService(t *testing.T) {
 	for _, contentType := range []string{"application/vnd.kubernetes.protobuf", "application/json"} {
 		t.Run(contentType, func(t *testing.T) {
-			api := newAPIServer(t)
+			api := apiserver.New(t)
 			e, log := sendEvents(t, api.URL, func(rc *rest.Config) { rc.ContentType = contentType })
 			before := time.Now().Truncate(time.Second)
 			e.Warn(model.Name{Namespace: "shop", Name: "web"}, "uid-1", "FrontendConflict", "192.0.2.1:80/TCP belongs to Service shop/older")
 			e.Warn(model.Name{Namespace: "shop", Name: "web"}, "uid-1", "FrontendConflict", "192.0.2.1:81/TCP belongs to Service shop/older")
-			eventually(t, "two Events", func() bool { return len(api.created()) == 2 })
-			a, b := api.created()[0], api.created()[1]
+			eventually(t, "two Events", func() bool { return len(api.Created()) == 2 })
+			a, b := api.Created()[0], api.Created()[1]
 			if a.Name == b.Name || !strings.HasPrefix(a.Name, "web.") || a.Namespace != "shop" {
 				t.Errorf("names %s/%s and %s", a.Namespace, a.Name, b.Name)
 			}
@@ -102,11 +103,11 @@ func TestEventsAreWhatPeopleSeeAtTheService(t *testing.T) {
 
 // A Message has a limit in the API, and what it quotes comes from outside.
 func TestAnEventIsNeverTooLong(t *testing.T) {
-	api := newAPIServer(t)
+	api := apiserver.New(t)
 	e, _ := sendEvents(t, api.URL, nil)
 	e.Warn(model.Name{Namespace: "shop", Name: "web"}, "u", "AddressRefused", strings.Repeat("ü", 5000))
-	eventually(t, "the Event", func() bool { return len(api.created()) == 1 })
-	if m := api.created()[0].Message; len(m) > 1024 || !strings.HasPrefix(m, "üüü") || strings.ContainsRune(m, '\uFFFD') {
+	eventually(t, "the Event", func() bool { return len(api.Created()) == 1 })
+	if m := api.Created()[0].Message; len(m) > 1024 || !strings.HasPrefix(m, "üüü") || strings.ContainsRune(m, '\uFFFD') {
 		t.Errorf("%d bytes: %.20q ... %q", len(m), m, m[len(m)-10:])
 	}
 }
@@ -120,15 +121,15 @@ func TestEventsThatCannotBeWrittenAreLeftOut(t *testing.T) {
 		"refused by a policy": apierrors.NewBadRequest("policy"),
 	} {
 		t.Run(name, func(t *testing.T) {
-			api := newAPIServer(t)
+			api := apiserver.New(t)
 			e, log := sendEvents(t, api.URL, nil)
-			api.setLacks("events", err)
+			api.SetLacks("events", err)
 			e.Warn(model.Name{Namespace: "shop", Name: "web"}, "u", "Lost", "m")
 			eventually(t, "a log line", func() bool { return log.count("Event not written") == 1 })
-			api.setLacks("events", nil)
+			api.SetLacks("events", nil)
 			e.Warn(model.Name{Namespace: "shop", Name: "web"}, "u", "Kept", "m")
-			eventually(t, "the next Event", func() bool { return len(api.created()) == 1 })
-			if got := api.created()[0].Reason; got != "Kept" {
+			eventually(t, "the next Event", func() bool { return len(api.Created()) == 1 })
+			if got := api.Created()[0].Reason; got != "Kept" {
 				t.Errorf("wrote %s", got)
 			}
 		})

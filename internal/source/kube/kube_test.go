@@ -25,6 +25,7 @@ import (
 	"github.com/beeline-net/beeline/internal/model"
 	"github.com/beeline-net/beeline/internal/snapshot"
 	"github.com/beeline-net/beeline/internal/source/object"
+	"github.com/beeline-net/beeline/test/apiserver"
 )
 
 func TestMain(m *testing.M) {
@@ -64,7 +65,7 @@ func node(name, addr string) *corev1.Node {
 
 // world is an API server and a Source that reads it.
 type world struct {
-	api   *apiServer
+	api   *apiserver.Server
 	store *snapshot.Store
 	src   *Source
 	stop  func()
@@ -73,7 +74,7 @@ type world struct {
 	problems []string
 }
 
-func start(t *testing.T, api *apiServer, edit func(*Config, *rest.Config)) *world {
+func start(t *testing.T, api *apiserver.Server, edit func(*Config, *rest.Config)) *world {
 	w := &world{api: api, store: snapshot.New(time.Now)}
 	rc, err := Access{Server: api.URL, QPS: -1}.Config()
 	if err != nil {
@@ -99,7 +100,7 @@ func start(t *testing.T, api *apiServer, edit func(*Config, *rest.Config)) *worl
 	go func() { done <- w.src.Run(ctx) }()
 	w.stop = sync.OnceFunc(func() {
 		cancel()
-		api.cutWatches()
+		api.CutWatches()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
@@ -131,13 +132,13 @@ func (w *world) endpoints(name string) string {
 
 // inEachDialect runs a test over protobuf and JSON, against an API server that
 // streams the first list and against one that does not.
-func inEachDialect(t *testing.T, test func(t *testing.T, api *apiServer, edit func(*Config, *rest.Config))) {
+func inEachDialect(t *testing.T, test func(t *testing.T, api *apiserver.Server, edit func(*Config, *rest.Config))) {
 	for _, dialect := range []string{"protobuf", "json"} {
 		for _, stream := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, streaming %v", dialect, stream), func(t *testing.T) {
 				t.Parallel()
-				api := newAPIServer(t)
-				api.noStream = !stream
+				api := apiserver.New(t)
+				api.NoStream = !stream
 				test(t, api, func(_ *Config, rc *rest.Config) {
 					if dialect == "json" {
 						rc.ContentType, rc.AcceptContentTypes = "application/json", "application/json"
@@ -149,50 +150,50 @@ func inEachDialect(t *testing.T, test func(t *testing.T, api *apiServer, edit fu
 }
 
 func TestFollowsTheAPIServer(t *testing.T) {
-	inEachDialect(t, func(t *testing.T, api *apiServer, edit func(*Config, *rest.Config)) {
-		api.put(service("a", "10.0.0.1"), endpointSlice("a-1", "a", "10.1.0.1"), node("n1", "192.0.2.1"), node("n2", "192.0.2.2"))
+	inEachDialect(t, func(t *testing.T, api *apiserver.Server, edit func(*Config, *rest.Config)) {
+		api.Put(service("a", "10.0.0.1"), endpointSlice("a-1", "a", "10.1.0.1"), node("n1", "192.0.2.1"), node("n2", "192.0.2.2"))
 		w := start(t, api, edit)
 		w.synced(t)
 		if !w.has("a") || w.endpoints("a") != "10.1.0.1" || w.store.Node().Addresses[0] != netip.MustParseAddr("192.0.2.1") {
 			t.Fatalf("after the first list: %v %q %v", w.store.Names(), w.endpoints("a"), w.store.Node())
 		}
-		api.put(service("b", "10.0.0.2"))
+		api.Put(service("b", "10.0.0.2"))
 		eventually(t, "new Service", func() bool { return w.has("b") })
-		api.put(endpointSlice("a-1", "a", "10.1.0.1", "10.1.0.2"))
+		api.Put(endpointSlice("a-1", "a", "10.1.0.1", "10.1.0.2"))
 		eventually(t, "new endpoint", func() bool { return w.endpoints("a") == "10.1.0.1 10.1.0.2" })
-		api.put(endpointSlice("a-1", "b", "10.1.0.3"))
+		api.Put(endpointSlice("a-1", "b", "10.1.0.3"))
 		eventually(t, "slice of another Service", func() bool { return w.endpoints("a") == "" && w.endpoints("b") == "10.1.0.3" })
-		api.drop(service("a", "10.0.0.1"), endpointSlice("a-1", "b"))
+		api.Drop(service("a", "10.0.0.1"), endpointSlice("a-1", "b"))
 		eventually(t, "deletions", func() bool { return !w.has("a") && w.endpoints("b") == "" })
-		api.put(node("n1", "192.0.2.9"), node("n2", "192.0.2.8"))
+		api.Put(node("n1", "192.0.2.9"), node("n2", "192.0.2.8"))
 		eventually(t, "new address", func() bool { return w.store.Node().Addresses[0] == netip.MustParseAddr("192.0.2.9") })
 	})
 }
 
 func TestLabelsAppearAndDisappear(t *testing.T) {
-	api := newAPIServer(t)
+	api := apiserver.New(t)
 	svc, slice := service("a", "10.0.0.1"), endpointSlice("a-1", "a", "10.1.0.1")
-	api.put(svc, slice, node("n1", "192.0.2.1"))
+	api.Put(svc, slice, node("n1", "192.0.2.1"))
 	w := start(t, api, nil)
 	w.synced(t)
 	for range 2 {
 		svc.Labels = map[string]string{object.LabelProxyName: "other"}
 		slice.Labels[corev1.IsHeadlessService] = ""
-		api.put(svc, slice)
+		api.Put(svc, slice)
 		eventually(t, "opted out", func() bool { return !w.has("a") && w.endpoints("a") == "" })
 		svc.Labels = nil
 		delete(slice.Labels, corev1.IsHeadlessService)
-		api.put(svc, slice)
+		api.Put(svc, slice)
 		eventually(t, "opted in", func() bool { return w.has("a") && w.endpoints("a") == "10.1.0.1" })
 	}
 	svc.Spec.ClusterIP, svc.Spec.ClusterIPs = "None", []string{"None"}
-	api.put(svc)
+	api.Put(svc)
 	eventually(t, "headless", func() bool { return !w.has("a") })
 }
 
 func TestAsksAsKubeProxyDoes(t *testing.T) {
-	api := newAPIServer(t)
-	api.put(node("n1", "192.0.2.1"))
+	api := apiserver.New(t)
+	api.Put(node("n1", "192.0.2.1"))
 	w := start(t, api, nil)
 	w.synced(t)
 	for resource, want := range map[string]string{
@@ -200,7 +201,7 @@ func TestAsksAsKubeProxyDoes(t *testing.T) {
 		"/endpointslices?": "labelSelector=%21service.kubernetes.io%2Fheadless",
 		"/nodes?":          "fieldSelector=metadata.name%3Dn1",
 	} {
-		requests := api.requestLog(resource)
+		requests := api.RequestLog(resource)
 		if len(requests) == 0 {
 			t.Errorf("no request for %s", resource)
 		}
@@ -213,20 +214,20 @@ func TestAsksAsKubeProxyDoes(t *testing.T) {
 }
 
 func TestMissedDeletionsVanishWithARelist(t *testing.T) {
-	inEachDialect(t, func(t *testing.T, api *apiServer, edit func(*Config, *rest.Config)) {
+	inEachDialect(t, func(t *testing.T, api *apiserver.Server, edit func(*Config, *rest.Config)) {
 		for i := range 5 {
 			n := fmt.Sprint("s", i)
-			api.put(service(n, fmt.Sprint("10.0.0.", i+1)), endpointSlice(n+"-1", n, fmt.Sprint("10.1.0.", i+1)))
+			api.Put(service(n, fmt.Sprint("10.0.0.", i+1)), endpointSlice(n+"-1", n, fmt.Sprint("10.1.0.", i+1)))
 		}
-		api.put(node("n1", "192.0.2.1"))
+		api.Put(node("n1", "192.0.2.1"))
 		w := start(t, api, edit)
 		w.synced(t)
 		w.store.Take()
 
-		api.dropUnseen(service("s1", ""), endpointSlice("s1-1", "s1"), endpointSlice("s2-1", "s2"))
-		api.put(service("s3", "10.0.0.33"))
-		api.expire()
-		api.cutWatches()
+		api.DropUnseen(service("s1", ""), endpointSlice("s1-1", "s1"), endpointSlice("s2-1", "s2"))
+		api.Put(service("s3", "10.0.0.33"))
+		api.Expire()
+		api.CutWatches()
 		eventually(t, "missed deletions gone", func() bool {
 			return !w.has("s1") && w.endpoints("s1") == "" && w.endpoints("s2") == "" && w.endpoints("s4") == "10.1.0.5"
 		})
@@ -242,17 +243,17 @@ func TestMissedDeletionsVanishWithARelist(t *testing.T) {
 }
 
 func TestACutWatchGoesOnWithoutARelist(t *testing.T) {
-	api := newAPIServer(t)
-	api.put(service("a", "10.0.0.1"), node("n1", "192.0.2.1"))
+	api := apiserver.New(t)
+	api.Put(service("a", "10.0.0.1"), node("n1", "192.0.2.1"))
 	w := start(t, api, nil)
 	w.synced(t)
-	api.put(service("b", "10.0.0.2"))
+	api.Put(service("b", "10.0.0.2"))
 	eventually(t, "b", func() bool { return w.has("b") })
-	api.cutWatches()
-	api.put(service("c", "10.0.0.3"))
-	api.drop(service("a", ""))
+	api.CutWatches()
+	api.Put(service("c", "10.0.0.3"))
+	api.Drop(service("a", ""))
 	eventually(t, "c, and a gone", func() bool { return w.has("c") && !w.has("a") })
-	lists := slices.DeleteFunc(api.requestLog("/services?"), func(r string) bool {
+	lists := slices.DeleteFunc(api.RequestLog("/services?"), func(r string) bool {
 		return strings.Contains(r, "watch=true") && !strings.Contains(r, "sendInitialEvents")
 	})
 	if len(lists) != 1 {
@@ -261,9 +262,9 @@ func TestACutWatchGoesOnWithoutARelist(t *testing.T) {
 }
 
 func TestNothingIsSyncedBeforeItsListArrived(t *testing.T) {
-	api := newAPIServer(t)
-	api.put(service("a", "10.0.0.1"), node("n1", "192.0.2.1"))
-	api.setRefuse(apierrors.NewInternalError(fmt.Errorf("etcd is down")))
+	api := apiserver.New(t)
+	api.Put(service("a", "10.0.0.1"), node("n1", "192.0.2.1"))
+	api.SetRefuse(apierrors.NewInternalError(fmt.Errorf("etcd is down")))
 	w := start(t, api, nil)
 	eventually(t, "errors", func() bool {
 		return !slices.ContainsFunc(w.src.Status(), func(s Status) bool { return s.Err == nil })
@@ -276,7 +277,7 @@ func TestNothingIsSyncedBeforeItsListArrived(t *testing.T) {
 	if got := w.store.Unsynced(); len(got) != 3 {
 		t.Errorf("unsynced: %v", got)
 	}
-	api.setRefuse(nil)
+	api.SetRefuse(nil)
 	w.synced(t)
 	if !w.has("a") {
 		t.Error("synced without a")
@@ -287,33 +288,33 @@ func TestNothingIsSyncedBeforeItsListArrived(t *testing.T) {
 }
 
 func TestKeepsWhatItHasWhileTheAPIServerIsAway(t *testing.T) {
-	api := newAPIServer(t)
-	api.put(service("a", "10.0.0.1"), endpointSlice("a-1", "a", "10.1.0.1"), node("n1", "192.0.2.1"))
+	api := apiserver.New(t)
+	api.Put(service("a", "10.0.0.1"), endpointSlice("a-1", "a", "10.1.0.1"), node("n1", "192.0.2.1"))
 	w := start(t, api, nil)
 	w.synced(t)
-	api.setRefuse(apierrors.NewServiceUnavailable("starting"))
-	api.cutWatches()
+	api.SetRefuse(apierrors.NewServiceUnavailable("starting"))
+	api.CutWatches()
 	eventually(t, "errors", func() bool { return w.src.Status()[0].Err != nil })
 	if !w.has("a") || w.endpoints("a") != "10.1.0.1" {
 		t.Error("lost what it had")
 	}
-	api.setRefuse(nil)
-	api.put(service("b", "10.0.0.2"))
+	api.SetRefuse(nil)
+	api.Put(service("b", "10.0.0.2"))
 	eventually(t, "back", func() bool { return w.has("b") && w.src.Status()[0].Err == nil })
 }
 
 func TestObjectProblemsAreReportedOnceAndCleared(t *testing.T) {
-	api := newAPIServer(t)
+	api := apiserver.New(t)
 	bad := service("a", "10.0.0.1")
 	bad.Spec.ExternalIPs = []string{"nonsense"}
-	api.put(bad, node("n1", "192.0.2.1"))
+	api.Put(bad, node("n1", "192.0.2.1"))
 	w := start(t, api, nil)
 	w.synced(t)
 	if !w.has("a") {
 		t.Error("the usable rest is not used")
 	}
 	bad.Annotations = map[string]string{"x": "y"}
-	api.put(bad, service("b", "10.0.0.2"))
+	api.Put(bad, service("b", "10.0.0.2"))
 	eventually(t, "b", func() bool { return w.has("b") })
 	w.mu.Lock()
 	reported := slices.Clone(w.problems)
@@ -321,20 +322,20 @@ func TestObjectProblemsAreReportedOnceAndCleared(t *testing.T) {
 	if want := `Service ns/a: spec.externalIPs[0]: "nonsense" is not an IP address`; len(reported) != 1 || reported[0] != want {
 		t.Errorf("reported: %v", reported)
 	}
-	api.put(service("a", "10.0.0.1"))
+	api.Put(service("a", "10.0.0.1"))
 	eventually(t, "cleared", func() bool { return len(w.src.Problems()) == 0 })
 
 	bad.Name = "c"
-	api.put(bad)
+	api.Put(bad)
 	eventually(t, "c", func() bool { return len(w.src.Problems()) == 1 })
-	api.dropUnseen(bad)
-	api.expire()
-	api.cutWatches()
+	api.DropUnseen(bad)
+	api.Expire()
+	api.CutWatches()
 	eventually(t, "cleared by a relist", func() bool { return len(w.src.Problems()) == 0 })
 }
 
 func TestMissingNode(t *testing.T) {
-	api := newAPIServer(t)
+	api := apiserver.New(t)
 	w := start(t, api, func(c *Config, _ *rest.Config) { c.NodeGrace = 150 * time.Millisecond })
 	eventually(t, "a problem", func() bool {
 		all := w.src.Problems()
@@ -347,27 +348,27 @@ func TestMissingNode(t *testing.T) {
 	if n := w.store.Node(); n.Name != "n1" || n.Addresses != nil || !n.Draining {
 		t.Errorf("node %v", n)
 	}
-	api.put(node("n1", "192.0.2.1"))
+	api.Put(node("n1", "192.0.2.1"))
 	eventually(t, "the node", func() bool { return len(w.store.Node().Addresses) == 1 && len(w.src.Problems()) == 0 })
-	api.drop(node("n1", ""))
+	api.Drop(node("n1", ""))
 	eventually(t, "a problem", func() bool { return len(w.src.Problems()) == 1 })
 	eventually(t, "no traffic from load balancers", func() bool { return w.store.Node().Draining })
 	if len(w.store.Node().Addresses) != 1 {
 		t.Error("a deleted Node took the machine's addresses with it")
 	}
-	api.put(node("n1", "192.0.2.1"))
+	api.Put(node("n1", "192.0.2.1"))
 	eventually(t, "the node again", func() bool { return !w.store.Node().Draining && len(w.src.Problems()) == 0 })
-	api.dropUnseen(node("n1", ""))
-	api.expire()
-	api.cutWatches()
+	api.DropUnseen(node("n1", ""))
+	api.Expire()
+	api.CutWatches()
 	eventually(t, "gone by a relist", func() bool { return w.store.Node().Draining && len(w.store.Node().Addresses) == 1 })
 }
 
 func TestNodeThatComesInTimeSyncsAtOnce(t *testing.T) {
-	api := newAPIServer(t)
+	api := apiserver.New(t)
 	w := start(t, api, func(c *Config, _ *rest.Config) { c.NodeGrace = time.Hour })
 	eventually(t, "a problem", func() bool { return len(w.src.Problems()) == 1 })
-	api.put(node("n1", "192.0.2.1"))
+	api.Put(node("n1", "192.0.2.1"))
 	w.synced(t)
 }
 
@@ -384,18 +385,18 @@ func (w *world) cidrs() string {
 }
 
 func TestFollowsServiceCIDRs(t *testing.T) {
-	inEachDialect(t, func(t *testing.T, api *apiServer, edit func(*Config, *rest.Config)) {
-		api.put(node("n1", "192.0.2.1"), serviceCIDR("kubernetes", "10.96.0.0/16", "fd00::/112"))
+	inEachDialect(t, func(t *testing.T, api *apiserver.Server, edit func(*Config, *rest.Config)) {
+		api.Put(node("n1", "192.0.2.1"), serviceCIDR("kubernetes", "10.96.0.0/16", "fd00::/112"))
 		w := start(t, api, edit)
 		w.synced(t)
 		eventually(t, "the first", func() bool { return w.cidrs() == "10.96.0.0/16 fd00::/112" })
-		api.put(serviceCIDR("more", "10.97.0.0/16"))
+		api.Put(serviceCIDR("more", "10.97.0.0/16"))
 		eventually(t, "a second", func() bool { return w.cidrs() == "10.96.0.0/16 10.97.0.0/16 fd00::/112" })
-		api.drop(serviceCIDR("kubernetes"))
+		api.Drop(serviceCIDR("kubernetes"))
 		eventually(t, "the second alone", func() bool { return w.cidrs() == "10.97.0.0/16" })
-		api.dropUnseen(serviceCIDR("more"))
-		api.expire()
-		api.cutWatches()
+		api.DropUnseen(serviceCIDR("more"))
+		api.Expire()
+		api.CutWatches()
 		eventually(t, "none", func() bool { return w.cidrs() == "" })
 	})
 }
@@ -410,24 +411,24 @@ func TestServiceCIDRsNeedNotExist(t *testing.T) {
 		"down":      apierrors.NewServiceUnavailable("starting"),
 	} {
 		t.Run(name, func(t *testing.T) {
-			api := newAPIServer(t)
-			api.put(service("a", "10.0.0.1"), node("n1", "192.0.2.1"), serviceCIDR("kubernetes", "10.96.0.0/16"))
-			api.setLacks("servicecidrs", err)
+			api := apiserver.New(t)
+			api.Put(service("a", "10.0.0.1"), node("n1", "192.0.2.1"), serviceCIDR("kubernetes", "10.96.0.0/16"))
+			api.SetLacks("servicecidrs", err)
 			w := start(t, api, func(c *Config, _ *rest.Config) { c.OptionalRetry = 20 * time.Millisecond })
 			w.synced(t)
-			eventually(t, "asked again", func() bool { return len(api.requestLog("/servicecidrs")) > 2 })
+			eventually(t, "asked again", func() bool { return len(api.RequestLog("/servicecidrs")) > 2 })
 			if !w.has("a") || w.cidrs() != "" {
 				t.Errorf("Services %v, ServiceCIDRs %q", w.store.Names(), w.cidrs())
 			}
-			api.setLacks("servicecidrs", nil)
+			api.SetLacks("servicecidrs", nil)
 			eventually(t, "ServiceCIDRs", func() bool { return w.cidrs() == "10.96.0.0/16" })
 		})
 	}
 }
 
 func TestRunEndsWithItsContext(t *testing.T) {
-	api := newAPIServer(t)
-	api.put(node("n1", "192.0.2.1"))
+	api := apiserver.New(t)
+	api.Put(node("n1", "192.0.2.1"))
 	w := start(t, api, nil)
 	w.synced(t)
 	done := make(chan struct{})
@@ -440,7 +441,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 }
 
 func TestCheckSaysWhatIsWrong(t *testing.T) {
-	api := newAPIServer(t)
+	api := apiserver.New(t)
 	client := func(url string) *Client {
 		c, err := NewClient(&rest.Config{Host: url})
 		if err != nil {
@@ -462,7 +463,7 @@ func TestCheckSaysWhatIsWrong(t *testing.T) {
 		{apierrors.NewForbidden(resource, "", fmt.Errorf("no")), "does not let us list services (kube-proxy's ClusterRole system:node-proxier does)"},
 		{apierrors.NewServiceUnavailable("etcd is down"), "unable to handle the request"},
 	} {
-		api.setRefuse(tt.err)
+		api.SetRefuse(tt.err)
 		if _, err := client(api.URL).Check(ctx); err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), api.URL) {
 			t.Errorf("%v: says %v", tt.err, err)
 		}
@@ -473,5 +474,15 @@ func TestCheckSaysWhatIsWrong(t *testing.T) {
 	notFound := httptestServer(t, http.NotFoundHandler())
 	if _, err := client(notFound).Check(ctx); err == nil {
 		t.Error("a server that knows nothing passes")
+	}
+}
+
+// eventually waits until ok, for something that another goroutine does.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("never: " + what)
+		}
 	}
 }

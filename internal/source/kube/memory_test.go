@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/beeline-net/beeline/internal/snapshot"
+	"github.com/beeline-net/beeline/test/apiserver"
 )
 
 // childURL is set in the process that TestMemory measures, in which nothing
@@ -35,14 +36,12 @@ func TestMemory(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs a second process and some seconds")
 	}
-	api := newAPIServer(t)
+	api := apiserver.New(t)
 	for i := range 10_000 {
-		api.put(large(i)...)
+		api.Put(large(i)...)
 	}
-	api.put(node("n1", "192.0.2.1"))
-	api.mu.Lock()
-	api.history = nil
-	api.mu.Unlock()
+	api.Put(node("n1", "192.0.2.1"))
+	api.Forget()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestMemory$", "-test.v")
 	cmd.Env = append(os.Environ(), childURL+"="+api.URL)
 	out, err := cmd.CombinedOutput()

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package kube
+// Package apiserver is an API server for tests: enough of the Kubernetes API for a
+// proxy, with nothing behind it but the objects it was given.
+package apiserver
 
 import (
 	"fmt"
@@ -12,10 +14,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -29,11 +31,15 @@ import (
 	restwatch "k8s.io/client-go/rest/watch"
 )
 
-// apiServer speaks as much of the Kubernetes API as a proxy's client hears:
+// Server speaks as much of the Kubernetes API as a proxy's client hears:
 // lists, watches with bookmarks and initial events, selectors, protobuf and
 // JSON. It can fail in the ways of a real one.
-type apiServer struct {
+type Server struct {
 	*httptest.Server
+	// NoStream is set before the first request to a server that does not know
+	// sendInitialEvents.
+	NoStream bool
+
 	codecs serializer.CodecFactory
 
 	mu       sync.Mutex
@@ -45,7 +51,6 @@ type apiServer struct {
 	cut      chan struct{} // closed: watches end
 	refuse   *apierrors.StatusError
 	lacks    map[string]*apierrors.StatusError // what requests for a resource get instead
-	noStream bool                              // does not know sendInitialEvents
 	events   []*corev1.Event                   // that were created
 	requests []string
 }
@@ -56,21 +61,23 @@ type event struct {
 	old, new runtime.Object // new is nil if deleted
 }
 
-func newAPIServer(t *testing.T) *apiServer {
+// New starts a server that ends with the test.
+func New(t *testing.T) *Server {
+	t.Helper()
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discoveryv1.AddToScheme, networkingv1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discoveryv1.AddToScheme, eventsv1.AddToScheme, networkingv1.AddToScheme} {
 		if err := add(scheme); err != nil {
 			t.Fatal(err)
 		}
 	}
-	s := &apiServer{
+	s := &Server{
 		codecs: serializer.NewCodecFactory(scheme), version: 1,
 		objects: map[string]map[string]runtime.Object{"services": {}, "endpointslices": {}, "nodes": {}, "servicecidrs": {}},
 		lacks:   map[string]*apierrors.StatusError{},
 		wake:    make(chan struct{}), cut: make(chan struct{}),
 	}
 	s.Server = httptest.NewServer(s)
-	t.Cleanup(func() { s.cutWatches(); s.Close() })
+	t.Cleanup(func() { s.CutWatches(); s.Close() })
 	return s
 }
 
@@ -91,17 +98,17 @@ func resourceOf(o runtime.Object) string {
 	return "nodes"
 }
 
-// put adds or changes objects.
-func (s *apiServer) put(objects ...runtime.Object) { s.change(true, false, objects) }
+// Put adds or changes objects.
+func (s *Server) Put(objects ...runtime.Object) { s.change(true, false, objects) }
 
-// drop deletes objects.
-func (s *apiServer) drop(objects ...runtime.Object) { s.change(true, true, objects) }
+// Drop deletes objects.
+func (s *Server) Drop(objects ...runtime.Object) { s.change(true, true, objects) }
 
-// dropUnseen deletes objects in a way that no watch will ever tell: what it
+// DropUnseen deletes objects in a way that no watch will ever tell: what it
 // was is compacted away.
-func (s *apiServer) dropUnseen(objects ...runtime.Object) { s.change(false, true, objects) }
+func (s *Server) DropUnseen(objects ...runtime.Object) { s.change(false, true, objects) }
 
-func (s *apiServer) change(tell, remove bool, objects []runtime.Object) {
+func (s *Server) change(tell, remove bool, objects []runtime.Object) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, o := range objects {
@@ -121,35 +128,43 @@ func (s *apiServer) change(tell, remove bool, objects []runtime.Object) {
 	s.notify()
 }
 
-func (s *apiServer) notify() {
+func (s *Server) notify() {
 	close(s.wake)
 	s.wake = make(chan struct{})
 }
 
-// cutWatches ends every watch under way.
-func (s *apiServer) cutWatches() {
+// CutWatches ends every watch under way.
+func (s *Server) CutWatches() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	close(s.cut)
 	s.cut = make(chan struct{})
 }
 
-// expire forgets history: a watch that goes on from before gets 410 Gone.
-func (s *apiServer) expire() {
+// Expire forgets history: a watch that goes on from before gets 410 Gone.
+func (s *Server) Expire() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.version++
 	s.oldest, s.history = s.version, nil
 }
 
-func (s *apiServer) setRefuse(err *apierrors.StatusError) {
+// Forget drops history without saying so: what nobody watches costs nothing.
+func (s *Server) Forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.history = nil
+}
+
+// SetRefuse lets every request fail, or work again with nil.
+func (s *Server) SetRefuse(err *apierrors.StatusError) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.refuse = err
 }
 
-// setLacks lets requests for one resource fail, or work again with nil.
-func (s *apiServer) setLacks(resource string, err *apierrors.StatusError) {
+// SetLacks lets requests for one resource fail, or work again with nil.
+func (s *Server) SetLacks(resource string, err *apierrors.StatusError) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.lacks[resource] = err; err == nil {
@@ -157,18 +172,18 @@ func (s *apiServer) setLacks(resource string, err *apierrors.StatusError) {
 	}
 }
 
-// requestLog lists the requests that contain part.
-func (s *apiServer) requestLog(part string) []string {
+// RequestLog lists the requests that contain part.
+func (s *Server) RequestLog(part string) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.DeleteFunc(slices.Clone(s.requests), func(r string) bool { return !strings.Contains(r, part) })
 }
 
-func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	s.requests = append(s.requests, r.Method+" "+r.URL.String()+" accept="+r.Header.Get("Accept"))
 	resource := r.URL.Path[strings.LastIndex(r.URL.Path, "/")+1:]
-	refuse, noStream := s.refuse, s.noStream
+	refuse, noStream := s.refuse, s.NoStream
 	if lacks := s.lacks[resource]; lacks != nil {
 		refuse = lacks
 	}
@@ -180,6 +195,10 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		gv = discoveryv1.SchemeGroupVersion
 	case "servicecidrs":
 		gv = networkingv1.SchemeGroupVersion
+	case "events":
+		if strings.Contains(r.URL.Path, eventsv1.GroupName) {
+			gv = eventsv1.SchemeGroupVersion
+		}
 	}
 	encoder := s.codecs.EncoderForVersion(info.Serializer, gv)
 	fail := func(err *apierrors.StatusError) {
@@ -206,34 +225,36 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// create takes an Event, in any encoding that the API knows.
-func (s *apiServer) create(w http.ResponseWriter, r *http.Request, mediaType string, encoder runtime.Encoder) {
+// create takes an Event of either API, in any encoding.
+func (s *Server) create(w http.ResponseWriter, r *http.Request, mediaType string, encoder runtime.Encoder) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		panic(err)
 	}
 	o, err := runtime.Decode(s.codecs.UniversalDeserializer(), body)
-	e, ok := o.(*corev1.Event)
-	if err != nil || !ok {
+	switch e := o.(type) {
+	case *corev1.Event:
+		s.mu.Lock()
+		s.events = append(s.events, e)
+		s.mu.Unlock()
+	case *eventsv1.Event:
+	default:
 		panic(fmt.Sprintf("created %T: %v", o, err))
 	}
-	s.mu.Lock()
-	s.events = append(s.events, e)
-	s.mu.Unlock()
 	w.Header().Set("Content-Type", mediaType)
 	w.WriteHeader(http.StatusCreated)
-	_ = encoder.Encode(e, w)
+	_ = encoder.Encode(o, w)
 }
 
-// created lists the Events that have been written so far.
-func (s *apiServer) created() []*corev1.Event {
+// Created lists the core Events that have been written so far.
+func (s *Server) Created() []*corev1.Event {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.events)
 }
 
 // negotiate takes the first media type that the client accepts.
-func (s *apiServer) negotiate(r *http.Request) runtime.SerializerInfo {
+func (s *Server) negotiate(r *http.Request) runtime.SerializerInfo {
 	for accept := range strings.SplitSeq(r.Header.Get("Accept"), ",") {
 		mediaType, _, _ := strings.Cut(accept, ";")
 		if info, ok := runtime.SerializerInfoForMediaType(s.codecs.SupportedMediaTypes(), mediaType); ok {
@@ -264,7 +285,7 @@ func matcher(r *http.Request) func(runtime.Object) bool {
 	}
 }
 
-func (s *apiServer) list(w http.ResponseWriter, r *http.Request, resource, mediaType string, encoder runtime.Encoder) {
+func (s *Server) list(w http.ResponseWriter, r *http.Request, resource, mediaType string, encoder runtime.Encoder) {
 	s.mu.Lock()
 	objects, version := s.matching(resource, matcher(r)), strconv.Itoa(s.version)
 	s.mu.Unlock()
@@ -302,7 +323,7 @@ func (s *apiServer) list(w http.ResponseWriter, r *http.Request, resource, media
 	}
 }
 
-func (s *apiServer) matching(resource string, match func(runtime.Object) bool) []runtime.Object {
+func (s *Server) matching(resource string, match func(runtime.Object) bool) []runtime.Object {
 	var out []runtime.Object
 	for _, o := range s.objects[resource] {
 		if match(o) {
@@ -312,7 +333,7 @@ func (s *apiServer) matching(resource string, match func(runtime.Object) bool) [
 	return out
 }
 
-func (s *apiServer) watch(w http.ResponseWriter, r *http.Request, resource string, info runtime.SerializerInfo, encoder runtime.Encoder) {
+func (s *Server) watch(w http.ResponseWriter, r *http.Request, resource string, info runtime.SerializerInfo, encoder runtime.Encoder) {
 	w.Header().Set("Content-Type", info.MediaType+";stream=watch")
 	w.WriteHeader(http.StatusOK)
 	send := restwatch.NewEncoder(streaming.NewEncoder(info.StreamSerializer.Framer.NewFrameWriter(w), info.StreamSerializer.Serializer), encoder)
@@ -391,14 +412,4 @@ func bookmark(resource string, version int, initial bool) runtime.Object {
 		return &networkingv1.ServiceCIDR{ObjectMeta: meta}
 	}
 	return &corev1.Node{ObjectMeta: meta}
-}
-
-// eventually waits until ok, for something that another goroutine does.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("never: " + what)
-		}
-	}
 }
