@@ -71,7 +71,7 @@ var repository = sync.OnceValues(func() (*tree, error) {
 			return err
 		case d.IsDir() && d.Name() == ".git":
 			return fs.SkipDir
-		case !d.Type().IsRegular():
+		case !d.Type().IsRegular() || name == ".git": // a file in git's work trees
 			return nil
 		}
 		tr.files = append(tr.files, name)
