@@ -64,6 +64,9 @@ func (l *loop) run(ctx context.Context) error {
 			return nil
 		case <-look.C:
 			l.verify(ctx)
+			if l.complete {
+				l.devices()
+			}
 		case <-l.store.Changed():
 			if err := l.collect(ctx); err != nil {
 				return nil

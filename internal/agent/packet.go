@@ -3,7 +3,6 @@
 package agent
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -20,8 +19,6 @@ type packetPath struct {
 	devices  *datapath.Devices
 	local    config.LocalTraffic
 	reserved host.Ports
-	// off: this kernel cannot carry it.
-	off bool
 }
 
 // packetOptions is what the configuration means for the packet programs.
@@ -47,7 +44,8 @@ func packetOptions(c config.Config) *datapath.PacketOptions {
 	}
 }
 
-// newPacketPath prepares it, or returns nil if it is not wanted.
+// newPacketPath prepares it, or returns nil if it is not wanted or cannot be had:
+// sockets are served all the same.
 func newPacketPath(dp *datapath.Datapath, c config.Config, log *slog.Logger) (*packetPath, error) {
 	if !c.Datapath.PacketPath {
 		return nil, nil
@@ -59,6 +57,10 @@ func newPacketPath(dp *datapath.Datapath, c config.Config, log *slog.Logger) (*p
 	devices, err := dp.Devices()
 	if err != nil {
 		return nil, err
+	}
+	if err := devices.Load(); err != nil {
+		log.Error("DEGRADED, no packet path: NodePorts, load balancer addresses and external IPs are not served to clients outside, nor Services to pods whose sockets are not this kernel's; sockets on this node are served", "err", err)
+		return nil, devices.Close()
 	}
 	return &packetPath{log: log, devices: devices, local: c.LocalTraffic, reserved: reserved}, nil
 }
@@ -74,15 +76,7 @@ func reservedPorts() (host.Ports, error) {
 
 // follow puts the programs on the devices that the network has now.
 func (p *packetPath) follow(n model.Network) {
-	if p.off {
-		return
-	}
-	err := p.devices.Set(packetDevices(n, p.local))
-	switch {
-	case errors.Is(err, datapath.ErrNotSupported):
-		p.off = true
-		p.log.Warn("no packet path: this kernel has no tcx, which came with Linux 6.6; Services work for sockets on this node only", "err", err)
-	case err != nil:
+	if err := p.devices.Set(packetDevices(n, p.local)); err != nil {
 		p.log.Warn("packet path incomplete", "err", err)
 	}
 }

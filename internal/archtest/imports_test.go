@@ -58,7 +58,7 @@ var libraries = map[string]floor{
 	"sigs.k8s.io/json":                     {[]string{"source/manifest"}, "Kubernetes ends at the sources"},
 	"sigs.k8s.io/yaml":                     {[]string{"cli", "config", "contract", "source/manifest"}, "YAML is for people and files, at the edge"},
 	"go.yaml.in/yaml/":                     {[]string{"source/manifest"}, "YAML is for people and files, at the edge"},
-	"github.com/vishvananda/":              {[]string{"lab", "source/link"}, "devices and namespaces are made in the lab only, and watched by one source"},
+	"github.com/vishvananda/":              {[]string{"datapath", "lab", "source/link"}, "devices and namespaces are made in the lab only, and watched by one source; tc filters are the datapath's"},
 	"golang.org/x/sys/unix":                {[]string{"agent", "datapath", "demo", "lab", "maps", "source/link"}, "system calls are made at the edges"},
 	"golang.org/x/sync/":                   {[]string{"agent"}, "goroutines are started where all is wired"},
 	"github.com/fsnotify/fsnotify":         {[]string{"config", "source/manifest"}, "only files on disk are watched"},

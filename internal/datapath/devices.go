@@ -7,15 +7,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
-	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,15 +26,17 @@ type Device struct {
 }
 
 // Devices keeps the packet programs on devices: one pair of programs for each
-// kind of device, one pinned link for each device and direction. Programs of
-// others stay and keep their order: ours are the last of the chain when they
-// come, and let the next one run.
+// kind of device, one attachment for each device and direction, which outlives
+// the agent and is taken over by the next. Programs of others stay, keep their
+// order, and run. Ours stand where kube-proxy's rules would: behind all others
+// of what comes in, in front of them of what goes out.
 type Devices struct {
 	dp   *Datapath
 	opts PacketOptions
+	how  attacher
 
 	programs map[kind]*PacketPrograms
-	attached map[place]link.Link
+	attached map[place]bool
 	kinds    map[int]kind
 }
 
@@ -50,42 +46,56 @@ type kind struct{ noLinkHeader, pod bool }
 // place is one end of a device.
 type place struct {
 	ifindex   int
-	direction string // "ingress" or "egress"
+	direction direction
 }
 
-// directions are the two ends of a device and what goes there.
-var directions = []struct {
-	name    string
-	attach  ebpf.AttachType
-	program func(*PacketPrograms) *ebpf.Program
-}{
-	{"ingress", ebpf.AttachTCXIngress, func(p *PacketPrograms) *ebpf.Program { return p.Ingress }},
-	{"egress", ebpf.AttachTCXEgress, func(p *PacketPrograms) *ebpf.Program { return p.Egress }},
+// direction is an end of a device; its text is part of the pins' names.
+type direction string
+
+const (
+	ingress direction = "ingress"
+	egress  direction = "egress"
+)
+
+// attacher is a way to put programs on devices, in the network namespace of
+// the calling thread.
+type attacher interface {
+	// put places a program, or replaces the one of ours that is there in one
+	// step. ErrNotSupported: the kernel does not know this way.
+	put(at place, prog *ebpf.Program) error
+	// places lists where programs of ours are, those of earlier agents too.
+	places() ([]place, error)
+	// remove takes ours away at once; that the device is gone is no error.
+	remove(at place) error
+	// check says what is wrong with an attachment.
+	check(at place) error
+	close() error
 }
 
 // Devices prepares the packet path, which must be on in the Options that the
 // Datapath was opened with. Nothing is attached before Set.
 func (d *Datapath) Devices() (*Devices, error) {
-	if err := os.MkdirAll(d.pins.devices(), 0o700); err != nil {
-		return nil, fmt.Errorf("pin folder: %w", err)
-	}
 	opts := *d.opts.Packet
 	seed, err := d.flowSeed()
 	if err != nil {
 		return nil, err
 	}
 	opts.FlowSeed = seed
-	return &Devices{
-		dp: d, opts: opts,
+	v := &Devices{
+		dp: d, opts: opts, how: newTCX(d.pins),
 		programs: map[kind]*PacketPrograms{},
-		attached: map[place]link.Link{},
+		attached: map[place]bool{},
 		kinds:    map[int]kind{},
-	}, nil
+	}
+	if opts.Clsact {
+		v.how = clsact{d.pins}
+	}
+	return v, nil
 }
 
 // Set makes want the devices that carry the programs. A device that fails does
 // not keep the others from being served; the error names each. One that is gone
-// meanwhile is no error.
+// meanwhile is no error. What somebody took away since is put back.
 func (v *Devices) Set(want []Device) error {
 	var errs []error
 	wanted := map[int]bool{}
@@ -95,28 +105,49 @@ func (v *Devices) Set(want []Device) error {
 			errs = append(errs, fmt.Errorf("device %s: %w", dev.Name, err))
 		}
 	}
-	return errors.Join(append(errs, v.sweep(wanted))...)
+	return errors.Join(append(errs, v.sweep(wanted)...)...)
 }
 
 func (v *Devices) attach(dev Device) error {
 	k := kind{dev.NoLinkHeader, dev.Pod}
 	if have, ok := v.kinds[dev.Index]; ok && have == k {
-		return nil
+		err := errors.Join(v.how.check(place{dev.Index, ingress}), v.how.check(place{dev.Index, egress}))
+		if err == nil {
+			return nil
+		}
+		v.dp.log.Warn("programs were taken off a device; putting them back", "device", dev.Name, "err", err)
 	}
 	programs, err := v.load(k)
 	if err != nil {
 		return err
 	}
-	for _, dir := range directions {
-		at := place{dev.Index, dir.name}
-		l, err := v.put(at, dir.attach, dir.program(programs))
-		if err != nil {
-			return fmt.Errorf("attach to %s: %w", dir.name, err)
+	for dir, prog := range map[direction]*ebpf.Program{ingress: programs.Ingress, egress: programs.Egress} {
+		at := place{dev.Index, dir}
+		if err := v.put(at, prog); err != nil {
+			return fmt.Errorf("attach to %s: %w", dir, err)
 		}
-		v.attached[at] = l
+		v.attached[at] = true
 	}
 	v.kinds[dev.Index] = k
 	return nil
+}
+
+// put places a program by tcx, or, where the kernel has none, by clsact.
+func (v *Devices) put(at place, prog *ebpf.Program) error {
+	err := v.how.put(at, prog)
+	if _, isTCX := v.how.(*tcx); !isTCX || !errors.Is(err, ErrNotSupported) {
+		return err
+	}
+	v.dp.log.Info("no tcx, which came with Linux 6.6: the packet path uses clsact filters")
+	v.how = clsact{v.dp.pins}
+	return v.how.put(at, prog)
+}
+
+// Load loads the programs, so that a kernel that cannot carry them says so
+// before any device is looked at.
+func (v *Devices) Load() error {
+	_, err := v.load(kind{})
+	return err
 }
 
 func (v *Devices) load(k kind) (*PacketPrograms, error) {
@@ -133,86 +164,29 @@ func (v *Devices) load(k kind) (*PacketPrograms, error) {
 	return p, nil
 }
 
-// put places a program: behind the link that is there, of this agent or of an
-// earlier one, or behind a new one.
-func (v *Devices) put(at place, typ ebpf.AttachType, prog *ebpf.Program) (link.Link, error) {
-	l, err := v.adopt(at)
-	if err != nil {
-		return nil, err
-	}
-	if l != nil {
-		if err := l.Update(prog); err != nil {
-			_ = l.Close()
-			return nil, fmt.Errorf("replace program: %w", err)
-		}
-		return l, nil
-	}
-	// A link that was let go a moment ago may hold the place still, because the
-	// kernel frees links in the background.
-	for range 50 {
-		l, err = link.AttachTCX(link.TCXOptions{Interface: at.ifindex, Program: prog, Attach: typ})
-		if !errors.Is(err, unix.EEXIST) {
-			break
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if err := l.Pin(v.dp.pins.device(at)); err != nil {
-		_ = l.Close()
-		return nil, fmt.Errorf("pin link: %w", err)
-	}
-	return l, nil
-}
-
-// adopt returns the link at a place, nil if there is none. A pinned link whose
-// device is gone has a number that another device may have now.
-func (v *Devices) adopt(at place) (link.Link, error) {
-	if l := v.attached[at]; l != nil {
-		return l, nil
-	}
-	path := v.dp.pins.device(at)
-	l, err := link.LoadPinnedLink(path, nil)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("open pinned link: %w", err)
-	}
-	if info, err := l.Info(); err == nil && info.TCX() != nil && int(info.TCX().Ifindex) == at.ifindex {
-		return l, nil
-	}
-	_ = l.Close()
-	return nil, removeIfExists(path)
-}
-
 // sweep takes the programs off every device that is not wanted, those that an
-// earlier agent had put there among them.
-func (v *Devices) sweep(wanted map[int]bool) error {
-	entries, err := os.ReadDir(v.dp.pins.devices())
-	if err != nil {
-		return fmt.Errorf("list pinned links of devices: %w", err)
-	}
-	var errs []error
-	for _, e := range entries {
-		at, ok := parsePlace(e.Name())
-		if !ok || wanted[at.ifindex] {
-			continue
+// earlier agent had put there among them, and whatever was attached in another
+// way than now.
+func (v *Devices) sweep(wanted map[int]bool) (errs []error) {
+	for _, how := range v.dp.pins.attachers() {
+		same := fmt.Sprintf("%T", how) == fmt.Sprintf("%T", v.how)
+		if same {
+			how = v.how
 		}
-		if l := v.attached[at]; l != nil {
-			_ = l.Close()
-			delete(v.attached, at)
-		}
-		delete(v.kinds, at.ifindex)
-		path := filepath.Join(v.dp.pins.devices(), e.Name())
-		// At once, not when the kernel gets round to it: the device may be
-		// wanted again. A link whose device is gone cannot be detached.
-		if detach(path) != nil {
-			errs = append(errs, removeIfExists(path))
+		places, err := how.places()
+		errs = append(errs, err)
+		for _, at := range places {
+			if same && wanted[at.ifindex] {
+				continue
+			}
+			if same {
+				delete(v.attached, at)
+				delete(v.kinds, at.ifindex)
+			}
+			errs = append(errs, how.remove(at))
 		}
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 // flowSeedMap is the pin of the flow hash's secret.
@@ -243,17 +217,12 @@ func (d *Datapath) flowSeed() (seed uint64, err error) {
 	return seed, nil
 }
 
-// Check reports what is wrong: a link that somebody detached.
+// Check reports what is wrong: an attachment that somebody took away.
 func (v *Devices) Check() error {
 	var errs []error
-	for at, l := range v.attached {
-		info, err := l.Info()
-		if err != nil {
+	for at := range v.attached {
+		if err := v.how.check(at); err != nil {
 			errs = append(errs, fmt.Errorf("device %d, %s: %w", at.ifindex, at.direction, err))
-			continue
-		}
-		if tcx := info.TCX(); tcx == nil || int(tcx.Ifindex) != at.ifindex {
-			errs = append(errs, fmt.Errorf("device %d, %s: not attached any more", at.ifindex, at.direction))
 		}
 	}
 	return errors.Join(errs...)
@@ -261,12 +230,26 @@ func (v *Devices) Check() error {
 
 // Close gives up this process's hold; what is attached goes on.
 func (v *Devices) Close() error {
-	var errs []error
+	errs := []error{v.how.close()}
 	for _, p := range v.programs {
 		errs = append(errs, p.Close())
 	}
-	for _, l := range v.attached {
-		errs = append(errs, l.Close())
+	return errors.Join(errs...)
+}
+
+// attachers are all ways in which an agent may have attached.
+func (p Pins) attachers() []attacher { return []attacher{newTCX(p), clsact{p}} }
+
+// detachDevices takes the programs off all devices of this network namespace,
+// whichever way they came there.
+func (p Pins) detachDevices() error {
+	var errs []error
+	for _, how := range p.attachers() {
+		places, err := how.places()
+		errs = append(errs, err)
+		for _, at := range places {
+			errs = append(errs, how.remove(at))
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -274,16 +257,7 @@ func (v *Devices) Close() error {
 // removePacketPath takes away what an agent with a packet path has left: off
 // means clean, and its tables would be stale when it is switched on again.
 func (p Pins) removePacketPath() error {
-	links, err := filepath.Glob(filepath.Join(p.devices(), "*"))
-	if err != nil {
-		return fmt.Errorf("list pinned links of devices: %w", err)
-	}
-	var errs []error
-	for _, path := range links {
-		if detach(path) != nil { // its device is gone
-			errs = append(errs, removeIfExists(path))
-		}
-	}
+	errs := []error{p.detachDevices()}
 	all, err := mapSpecs(true)
 	if err != nil {
 		return err
@@ -299,17 +273,4 @@ func (p Pins) removePacketPath() error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// devices is where the links of devices are pinned, as "<ifindex>-<direction>".
-func (p Pins) devices() string { return filepath.Join(p.layout(), "devices") }
-
-func (p Pins) device(at place) string {
-	return filepath.Join(p.devices(), fmt.Sprintf("%d-%s", at.ifindex, at.direction))
-}
-
-func parsePlace(name string) (place, bool) {
-	number, direction, ok := strings.Cut(name, "-")
-	ifindex, err := strconv.Atoi(number)
-	return place{ifindex, direction}, ok && err == nil
 }

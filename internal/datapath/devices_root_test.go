@@ -3,7 +3,9 @@
 package datapath
 
 import (
+	"errors"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,29 +14,70 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/beeline-net/beeline/internal/abi"
 	"github.com/beeline-net/beeline/internal/lab"
 )
 
-// onDevices runs f on a thread in the world's client namespace, with the packet
-// path open and the index of the namespace's eth0.
-func onDevices(t *testing.T, f func(w *world, v *Devices, ifindex int)) {
-	w := newWorld(t)
-	opts := w.options()
-	opts.Packet = &PacketOptions{}
-	dp, err := Open(opts)
-	check(t, err)
-	defer func() { _ = dp.Close() }()
-	w.dp = dp
-	v, err := dp.Devices()
-	check(t, err)
-	defer func() { check(t, v.Close()) }()
-	inNamespace(t, w.client, func() {
-		eth0, err := netlink.LinkByName("eth0")
-		check(t, err)
-		f(w, v, eth0.Attrs().Index)
-	})
+// node is a namespace with a device, where the packet path is open and attaches
+// in one of the two ways.
+type node struct {
+	*world
+	v      *Devices
+	clsact bool
+	eth0   Device
+}
+
+// eachWay runs f for both ways to attach, on a thread in the namespace. A
+// kernel without tcx falls back to the other by itself.
+func eachWay(t *testing.T, f func(t *testing.T, n *node)) {
+	for name, clsact := range map[string]bool{"tcx": false, "clsact": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			n := &node{world: w, clsact: clsact}
+			inNamespace(t, w.client, func() {
+				eth0, err := netlink.LinkByName("eth0")
+				check(t, err)
+				n.eth0 = Device{Index: eth0.Attrs().Index, Name: "eth0"}
+				n.clsact = clsact || !haveTCX(t, n.eth0.Index)
+				n.reopen()
+				defer n.close()
+				f(t, n)
+			})
+		})
+	}
+}
+
+func haveTCX(t *testing.T, ifindex int) bool {
+	t.Helper()
+	_, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: ebpf.AttachTCXIngress})
+	if err != nil && !errors.Is(err, ebpf.ErrNotSupported) && !errors.Is(err, unix.EINVAL) {
+		t.Fatal(err)
+	}
+	return err == nil
+}
+
+func (n *node) options() Options {
+	opts := n.world.options()
+	opts.Packet = &PacketOptions{Clsact: n.clsact}
+	return opts
+}
+
+// reopen is the next agent.
+func (n *node) reopen() {
+	n.t.Helper()
+	dp, err := Open(n.options())
+	check(n.t, err)
+	n.dp = dp
+	n.v, err = dp.Devices()
+	check(n.t, err)
+}
+
+func (n *node) close() {
+	n.t.Helper()
+	check(n.t, n.v.Close())
+	check(n.t, n.dp.Close())
 }
 
 func inNamespace(t *testing.T, ns *lab.Namespace, f func()) {
@@ -48,121 +91,242 @@ func inNamespace(t *testing.T, ns *lab.Namespace, f func()) {
 	<-done
 }
 
-// onDevice names the programs of one direction, in order.
-func onDevice(t *testing.T, ifindex int, typ ebpf.AttachType) (names []string) {
-	t.Helper()
-	res, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: typ})
-	check(t, err)
+// programs names the programs of one direction, in order.
+func (n *node) programs(dir direction) string {
+	n.t.Helper()
+	var names []string
+	if n.clsact {
+		filters, err := place{n.eth0.Index, dir}.list()
+		check(n.t, err)
+		slices.SortStableFunc(filters, func(a, b netlink.Filter) int {
+			return int(a.Attrs().Priority) - int(b.Attrs().Priority)
+		})
+		for _, f := range filters {
+			names = append(names, f.(*netlink.BpfFilter).Name)
+		}
+		return strings.Join(names, " ")
+	}
+	typ := ebpf.AttachTCXIngress
+	if dir == egress {
+		typ = ebpf.AttachTCXEgress
+	}
+	res, err := link.QueryPrograms(link.QueryOptions{Target: n.eth0.Index, Attach: typ})
+	check(n.t, err)
 	for _, p := range res.Programs {
 		names = append(names, programName(p.ID))
 	}
-	return names
+	return strings.Join(names, " ")
 }
 
-// awaitNothing waits until no program is left at a device's ingress: where a
-// link cannot be detached, the kernel frees it in the background.
-func awaitNothing(t *testing.T, ifindex int) {
-	t.Helper()
-	var got []string
+// want waits a moment: where a link cannot be detached, the kernel frees it in
+// the background.
+func (n *node) want(dir direction, want string) {
+	n.t.Helper()
+	var got string
 	for range 100 {
-		if got = onDevice(t, ifindex, ebpf.AttachTCXIngress); len(got) == 0 {
+		if got = n.programs(dir); got == want {
 			return
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	t.Errorf("after 2 s, ingress still has %v", got)
+	n.t.Errorf("%s has %q, want %q", dir, got, want)
+}
+
+// qdisc tells whether eth0 has a clsact qdisc.
+func (n *node) qdisc() bool {
+	n.t.Helper()
+	have, err := clsactOf(n.eth0.Index)
+	check(n.t, err)
+	return have
 }
 
 func TestDevicesComeAndGo(t *testing.T) {
-	onDevices(t, func(_ *world, v *Devices, eth0 int) {
-		dev := Device{Index: eth0, Name: "eth0"}
-		check(t, v.Set([]Device{dev}))
-		check(t, v.Set([]Device{dev})) // twice is once
-		if got := onDevice(t, eth0, ebpf.AttachTCXIngress); len(got) != 1 || got[0] != "beeline_ingress" {
-			t.Errorf("ingress has %v", got)
+	eachWay(t, func(t *testing.T, n *node) {
+		check(t, n.v.Set([]Device{n.eth0}))
+		check(t, n.v.Set([]Device{n.eth0})) // twice is once
+		n.want(ingress, "beeline_ingress")
+		n.want(egress, "beeline_egress")
+		check(t, n.v.Check())
+		check(t, n.v.Set(nil))
+		n.want(ingress, "")
+		n.want(egress, "")
+		if n.qdisc() {
+			t.Error("the clsact qdisc is still there")
 		}
-		if got := onDevice(t, eth0, ebpf.AttachTCXEgress); len(got) != 1 || got[0] != "beeline_egress" {
-			t.Errorf("egress has %v", got)
-		}
-		check(t, v.Check())
-		check(t, v.Set(nil))
-		awaitNothing(t, eth0)
-		check(t, v.Set([]Device{{Index: 4242, Name: "gone"}, dev})) // a device that vanished
+		check(t, n.v.Set([]Device{{Index: 4242, Name: "gone"}, n.eth0})) // a device that vanished
+		n.want(ingress, "beeline_ingress")
 	})
 }
 
-// The next agent takes over the links, and its programs find the same flows.
+// The next agent takes over what is attached, in place, and its programs find
+// the same flows.
 func TestDevicesAreAdopted(t *testing.T) {
-	onDevices(t, func(w *world, v *Devices, eth0 int) {
-		dev := Device{Index: eth0, Name: "eth0"}
-		check(t, v.Set([]Device{dev}))
-		before := v.opts.FlowSeed
-		again, err := w.dp.Devices()
-		check(t, err)
-		defer func() { check(t, again.Close()) }()
-		check(t, again.Set([]Device{dev}))
-		if got := onDevice(t, eth0, ebpf.AttachTCXIngress); len(got) != 1 {
-			t.Errorf("ingress has %v after a takeover", got)
-		}
-		if again.opts.FlowSeed != before || before == 0 {
-			t.Errorf("the seed changed from %#x to %#x", before, again.opts.FlowSeed)
+	eachWay(t, func(t *testing.T, n *node) {
+		check(t, n.v.Set([]Device{n.eth0}))
+		seed := n.v.opts.FlowSeed
+		n.close()
+		n.want(ingress, "beeline_ingress") // while no agent runs
+		n.reopen()
+		check(t, n.v.Set([]Device{n.eth0}))
+		n.want(ingress, "beeline_ingress")
+		n.want(egress, "beeline_egress")
+		if n.v.opts.FlowSeed != seed || seed == 0 {
+			t.Errorf("the seed changed from %#x to %#x", seed, n.v.opts.FlowSeed)
 		}
 	})
 }
 
-// Programs of others stay, keep their place, and run (pains B7, B8).
+// Programs of others stay, keep their place, and run: ours are behind them on
+// the way in and before them on the way out, as netfilter is (pains B7, B8).
 func TestForeignProgramsStay(t *testing.T) {
-	onDevices(t, func(w *world, v *Devices, eth0 int) {
+	eachWay(t, func(t *testing.T, n *node) {
 		foreign, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 			Name: "foreign", Type: ebpf.SchedCLS, License: "GPL",
 			Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}, // TCX_NEXT
 		})
 		check(t, err)
 		defer func() { _ = foreign.Close() }()
-		l, err := link.AttachTCX(link.TCXOptions{Interface: eth0, Program: foreign, Attach: ebpf.AttachTCXIngress})
-		check(t, err)
-		defer func() { _ = l.Close() }()
-		check(t, v.Set([]Device{{Index: eth0, Name: "eth0"}}))
-		want := "foreign beeline_ingress"
-		if got := strings.Join(onDevice(t, eth0, ebpf.AttachTCXIngress), " "); got != want {
-			t.Errorf("ingress has %q, want %q", got, want)
+		n.attachForeign(foreign)
+		check(t, n.v.Set([]Device{n.eth0}))
+		n.want(ingress, "foreign beeline_ingress")
+		n.want(egress, "beeline_egress foreign")
+		n.close()
+		n.reopen()
+		check(t, n.v.Set([]Device{n.eth0}))
+		n.want(ingress, "foreign beeline_ingress")
+		n.close()
+		check(t, Cleanup(NewPins(n.bpffs)))
+		n.want(ingress, "foreign")
+		n.want(egress, "foreign")
+		n.reopen() // for who closes it
+	})
+}
+
+// attachForeign puts a program of somebody else on both ends of eth0.
+func (n *node) attachForeign(prog *ebpf.Program) {
+	n.t.Helper()
+	if n.clsact {
+		// The qdisc is theirs, and must outlive us.
+		check(n.t, netlink.QdiscAdd(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+			LinkIndex: n.eth0.Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+		}}))
+		for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+			check(n.t, netlink.FilterAdd(&netlink.BpfFilter{
+				FilterAttrs: netlink.FilterAttrs{LinkIndex: n.eth0.Index, Parent: parent, Protocol: unix.ETH_P_ALL}, // a priority of the kernel's choice
+				Fd:          prog.FD(), Name: "foreign", DirectAction: true,
+			}))
 		}
-		check(t, v.Close())
-		check(t, w.dp.Close())
-		check(t, Cleanup(NewPins(w.bpffs)))
-		if got := strings.Join(onDevice(t, eth0, ebpf.AttachTCXIngress), " "); got != "foreign" {
-			t.Errorf("after cleanup, ingress has %q", got)
+		return
+	}
+	for _, typ := range []ebpf.AttachType{ebpf.AttachTCXIngress, ebpf.AttachTCXEgress} {
+		l, err := link.AttachTCX(link.TCXOptions{Interface: n.eth0.Index, Program: prog, Attach: typ})
+		check(n.t, err)
+		n.t.Cleanup(func() { _ = l.Close() })
+	}
+}
+
+// A clsact qdisc of ours stays as long as somebody else has a filter there.
+func TestQdiscStaysForOthers(t *testing.T) {
+	eachWay(t, func(t *testing.T, n *node) {
+		if !n.clsact {
+			return // tcx needs no qdisc
+		}
+		check(t, n.v.Set([]Device{n.eth0}))
+		prog := n.v.programs[kind{}].Ingress
+		theirs := &netlink.BpfFilter{
+			FilterAttrs: netlink.FilterAttrs{
+				LinkIndex: n.eth0.Index, Parent: netlink.HANDLE_MIN_INGRESS, Protocol: unix.ETH_P_ALL, Priority: 1, Handle: 1,
+			},
+			Fd: prog.FD(), Name: "foreign", DirectAction: true,
+		}
+		check(t, netlink.FilterAdd(theirs))
+		check(t, n.v.Set(nil))
+		n.want(ingress, "foreign")
+		if !n.qdisc() {
+			t.Fatal("the qdisc that another filter needs is gone")
+		}
+		check(t, netlink.FilterDel(theirs))
+		check(t, n.v.Set([]Device{n.eth0}))
+		check(t, n.v.Set(nil))
+		if n.qdisc() {
+			t.Error("the qdisc that we made and nobody needs is still there")
 		}
 	})
 }
 
-func TestCheckNoticesADetachedDevice(t *testing.T) {
-	onDevices(t, func(_ *world, v *Devices, eth0 int) {
-		check(t, v.Set([]Device{{Index: eth0, Name: "eth0"}}))
-		for _, l := range v.attached {
-			check(t, l.(interface{ Detach() error }).Detach())
+// Half a place is no place: where an ingress qdisc is, clsact cannot be, and
+// what is there stays.
+func TestForeignIngressQdiscStays(t *testing.T) {
+	eachWay(t, func(t *testing.T, n *node) {
+		if !n.clsact {
+			return
 		}
-		if err := v.Check(); err == nil {
+		check(t, netlink.QdiscAdd(&netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{
+			LinkIndex: n.eth0.Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_INGRESS,
+		}}))
+		if err := n.v.Set([]Device{n.eth0}); err == nil || !strings.Contains(err.Error(), "ingress qdisc") {
+			t.Errorf("got %v, want the ingress qdisc to be named", err)
+		}
+		if _, err := clsactOf(n.eth0.Index); err == nil {
+			t.Error("the ingress qdisc is gone")
+		}
+	})
+}
+
+// Who comes with the other way takes the old one away, once its own is there.
+func TestWayOfAttachingChanges(t *testing.T) {
+	eachWay(t, func(t *testing.T, n *node) {
+		if !haveTCX(t, n.eth0.Index) {
+			return // there is but one way
+		}
+		check(t, n.v.Set([]Device{n.eth0}))
+		n.close()
+		before := n.clsact
+		n.clsact = !before
+		n.reopen()
+		check(t, n.v.Set([]Device{n.eth0}))
+		n.want(ingress, "beeline_ingress")
+		n.clsact = before
+		n.want(ingress, "")
+		n.want(egress, "")
+	})
+}
+
+func TestCheckNoticesADetachedDevice(t *testing.T) {
+	eachWay(t, func(t *testing.T, n *node) {
+		check(t, n.v.Set([]Device{n.eth0}))
+		if how, ok := n.v.how.(*tcx); ok {
+			for _, l := range how.links {
+				check(t, l.(interface{ Detach() error }).Detach())
+			}
+		} else {
+			check(t, netlink.FilterDel(place{n.eth0.Index, egress}.filter()))
+		}
+		if err := n.v.Check(); err == nil {
 			t.Error("nothing noticed")
 		}
+		check(t, n.v.Set([]Device{n.eth0})) // puts it back
+		check(t, n.v.Check())
+		n.want(egress, "beeline_egress")
 	})
 }
 
 // Off means clean: the next agent, without a packet path, takes it away.
 func TestSwitchedOffThePacketPathIsGone(t *testing.T) {
-	onDevices(t, func(w *world, v *Devices, eth0 int) {
-		check(t, v.Set([]Device{{Index: eth0, Name: "eth0"}}))
-		check(t, v.Close())
-		check(t, w.dp.Close())
-		sockets, err := Open(w.options())
+	eachWay(t, func(t *testing.T, n *node) {
+		check(t, n.v.Set([]Device{n.eth0}))
+		n.close()
+		sockets, err := Open(n.world.options())
 		check(t, err)
-		defer func() { _ = sockets.Close() }()
-		awaitNothing(t, eth0)
+		n.want(ingress, "")
+		n.want(egress, "")
 		opened, err := OpenMaps(sockets.pins)
 		check(t, err)
-		defer CloseMaps(opened)
 		if opened[abi.MapFlows] != nil {
 			t.Error("the flow table is still pinned")
 		}
+		CloseMaps(opened)
+		check(t, sockets.Close())
+		n.reopen()
 	})
 }

@@ -41,6 +41,8 @@ type PacketOptions struct {
 	LeaveUnknown bool
 	// EchoReply: a VIP with a backend answers pings.
 	EchoReply bool
+	// Clsact: attach by tc filters although the kernel has tcx.
+	Clsact bool
 
 	// SNATPorts are the first and last port of source NAT.
 	SNATPorts [2]uint16

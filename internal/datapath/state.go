@@ -119,15 +119,13 @@ func Cleanup(p Pins) error {
 		return err
 	}
 	defer func() { _ = lock.Close() }()
-	var errs []error
-	for _, folder := range []string{"links", "devices"} {
-		links, err := filepath.Glob(filepath.Join(p.root, "v*", folder, "*"))
-		if err != nil {
-			return fmt.Errorf("list pinned links: %w", err)
-		}
-		for _, path := range links {
-			errs = append(errs, detach(path))
-		}
+	links, err := filepath.Glob(filepath.Join(p.root, "v*", "links", "*"))
+	if err != nil {
+		return fmt.Errorf("list pinned links: %w", err)
+	}
+	errs := []error{p.detachDevices()}
+	for _, path := range links {
+		errs = append(errs, detach(path))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
