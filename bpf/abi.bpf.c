@@ -30,4 +30,6 @@ struct {
 	enum flow_timeout flow_timeout;
 	enum scope scope;
 	enum local_addr_flag local_addr_flag;
+	enum trace_stage trace_stage;
+	struct trace trace;
 } abi_enums SEC(".bss.abi");

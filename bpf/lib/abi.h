@@ -339,6 +339,30 @@ struct fragment {
 };
 _Static_assert(sizeof(struct fragment) == 16, "fragment");
 
+/* How far a dry run came with a packet that begins a flow. */
+enum trace_stage {
+	TRACE_NOTHING,	   /* it did not ask for a Service */
+	TRACE_NO_FRONTEND, /* nobody has the destination */
+	TRACE_ODD_SOURCE,  /* its source names no one sender */
+	TRACE_MID_FLOW,	   /* opens no connection, and there is no flow */
+	TRACE_REFUSED,	   /* refused or dropped: a counter says why */
+	TRACE_CHOSEN,	   /* a backend was chosen, and then no way found */
+	TRACE_TRANSLATED,  /* ... and the packet is translated */
+};
+
+/* The steps of a dry run (config_dry_run), for `beeline explain`. */
+struct trace {
+	__u32 stage; /* enum trace_stage */
+	__u32 service;
+	__u32 frontend_flags; /* enum frontend_flag */
+	__u32 scope;	      /* enum scope */
+	__u32 set;	      /* enum set_kind that the client picks from */
+	__u32 backend;	      /* index of the one that was chosen this time */
+	__u32 source_nat;     /* 1: it would see an address of the node */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct trace) == 32, "trace");
+
 /* Tokens for ICMP messages of our own, one bucket a CPU. */
 struct rate_bucket {
 	__u64 filled_ns; /* CLOCK_MONOTONIC, coarse */

@@ -7,6 +7,7 @@
 #ifndef BEELINE_AFFINITY_H
 #define BEELINE_AFFINITY_H
 
+#include "config.h"
 #include "maps.h"
 
 #define NSEC_PER_SEC 1000000000ULL
@@ -49,7 +50,8 @@ static __always_inline void affinity_update(const struct affinity_key *key,
 		.generation = generation,
 	};
 
-	bpf_map_update_elem(&affinities, key, &pin, BPF_ANY);
+	if (!config_dry_run)
+		bpf_map_update_elem(&affinities, key, &pin, BPF_ANY);
 }
 
 #endif

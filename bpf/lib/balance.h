@@ -8,6 +8,7 @@
 
 #include "frontend.h"
 #include "nat.h"
+#include "trace.h"
 
 enum outcome {
 	OUTCOME_PASS,	   /* not ours */
@@ -40,6 +41,12 @@ static __always_inline bool somebody_elses(const struct packet *pkt)
 	if (pkt->tuple.protocol == IPPROTO_UDP || pkt->signal & SIGNAL_OPEN)
 		return false;
 	return config_leave_unknown || local_addr(&pkt->tuple.dst);
+}
+
+static __always_inline int not_ours(enum trace_stage why)
+{
+	trace_stage(why);
+	return OUTCOME_PASS;
 }
 
 /* Picks a backend by the frontend's rules. TRANSLATE: `choice` is filled in. */
@@ -93,24 +100,33 @@ __noinline int balance(ctx_t *ctx, const struct packet *pkt,
 	if (!pkt || !out)
 		return OUTCOME_PASS;
 	f = packet_frontend(pkt);
-	if (!f || !source_is_sane(pkt) || somebody_elses(pkt))
-		return OUTCOME_PASS;
+	if (!f)
+		return not_ours(TRACE_NO_FRONTEND);
+	if (!source_is_sane(pkt))
+		return not_ours(TRACE_ODD_SOURCE);
+	if (somebody_elses(pkt))
+		return not_ours(TRACE_MID_FLOW);
 	scope = client_scope(pkt);
+	trace_frontend(f, scope, policy_set(f, scope));
 	outcome = balance_pick(pkt, f, scope, &choice);
 	if (outcome != OUTCOME_TRANSLATE)
 		return outcome;
 	b = bpf_map_lookup_elem(&backends, &choice.backend);
 	local = b && b->local;
 	if (source_nat(f, pkt, scope, &choice.addr, local)) {
+		trace_chosen(choice.backend, true);
 		source = egress_addr(ctx, pkt, &choice.addr);
 		if (!source)
 			return refuse_silently(COUNTER_SNAT_NO_ADDRESS);
+	} else {
+		trace_chosen(choice.backend, false);
 	}
-	if (flow_find(&pkt->tuple, &old))
+	if (!config_dry_run && flow_find(&pkt->tuple, &old))
 		flow_end(&old);
 	if (!nat_open(&pkt->tuple, &choice, local, source, &out->to,
 		      &out->flags))
 		return OUTCOME_DROP;
+	trace_stage(TRACE_TRANSLATED);
 	return OUTCOME_TRANSLATE;
 }
 

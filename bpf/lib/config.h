@@ -12,6 +12,8 @@
 
 CONFIG(__u8, refuse_unknown_ports,
        "a VIP's unknown port is refused, not passed");
+CONFIG(__u8, dry_run,
+       "say what would become of a packet, and write no table (trace.h)");
 CONFIG(__u8, tcp_peer_names, "getpeername() on TCP tells the VIP (ADR 0003)");
 
 #endif

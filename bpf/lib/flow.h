@@ -106,16 +106,31 @@ static __always_inline bool flow_end(struct flow_place *place)
 	return true;
 }
 
+/* Whether a reply tuple would be given to a new flow. */
+static __always_inline bool flow_reply_free(const struct flow_tuple *reply,
+					    __u64 now)
+{
+	struct flow_place old;
+
+	return !flow_find(reply, &old) || flow_expired(old.flow, now) ||
+	       flow_ending(old.flow);
+}
+
 /* Gives the flow its reply tuple, if nobody has it. The record must be taken,
  * and be the only one that this caller writes. */
 __noinline int flow_reserve_reply(const struct flow_tuple *reply, __u32 index,
 				  __u64 now)
 {
-	struct flow *flow = flow_record(index);
+	struct flow *flow;
 	struct flow_place old;
 	__u64 hash;
 
-	if (!flow || !reply)
+	if (!reply)
+		return 0;
+	if (config_dry_run)
+		return flow_reply_free(reply, now);
+	flow = flow_record(index);
+	if (!flow)
 		return 0;
 	/* What has expired or goes anyway is in nobody's way. */
 	if (flow_find(reply, &old) &&

@@ -95,9 +95,10 @@ static __always_inline void flow_track(struct flow *flow, __u8 direction,
 		flags |= FLOW_RST;
 	else
 		flags &= ~FLOW_RST; /* it was a stray one */
-	if (flags != old)
+	if (flags != old && !config_dry_run)
 		WRITE_ONCE(flow->flags, flags);
-	if (now - flow->seen_ns > FLOW_SEEN_GRAIN_NS || flags != old)
+	if ((now - flow->seen_ns > FLOW_SEEN_GRAIN_NS || flags != old) &&
+	    !config_dry_run)
 		WRITE_ONCE(flow->seen_ns, now);
 }
 

@@ -73,13 +73,15 @@ static __always_inline bool nat_open(const struct flow_tuple *request,
 				     struct flow_tuple *to, __u32 *flags)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
-	struct flow *flow;
-	__u32 index;
+	struct flow *flow = NULL;
+	__u32 index = 0;
 
-	flow = flow_open(request, now, &index);
-	if (!flow) {
-		count(COUNTER_FLOW_FULL);
-		return false;
+	if (!config_dry_run) {
+		flow = flow_open(request, now, &index);
+		if (!flow) {
+			count(COUNTER_FLOW_FULL);
+			return false;
+		}
 	}
 	/* The reply first, as the backend will send it; then turned around. */
 	to->src = choice->addr;
@@ -88,19 +90,22 @@ static __always_inline bool nat_open(const struct flow_tuple *request,
 	to->dport = source ? 0 : request->sport;
 	to->protocol = request->protocol;
 	if (!nat_reserve(to, index, now)) {
-		flow_abandon(flow, index);
+		if (flow)
+			flow_abandon(flow, index);
 		count(COUNTER_SNAT_NO_PORT);
 		return false;
 	}
 	*flags = FLOW_USED | (local ? FLOW_LOCAL : 0);
 	if (source || to->dport != request->sport)
 		*flags |= FLOW_SNAT;
+	flow_reverse(to);
+	if (!flow)
+		return true;
 	flow->service = choice->service;
 	flow->backend = choice->backend;
 	flow->generation = choice->generation;
 	flow->flags = *flags;
 	flow_publish(flow);
-	flow_reverse(to);
 	return true;
 }
 

@@ -43,6 +43,12 @@ type (
 	EgressKey      = kernelEgressKey
 	FragmentKey    = kernelFragmentKey
 	Fragment       = kernelFragment
+	RateBucket     = kernelRateBucket
+
+	// Trace are the steps of a dry run.
+	Trace      = kernelTrace
+	TraceStage = kernelTraceStage
+	Scope      = kernelScope
 )
 
 // Layout is the version of every map layout; it is part of the pin path.
@@ -126,6 +132,24 @@ const (
 const (
 	LocalAddrHere     = uint32(kernelLocalAddrFlagLOCAL_ADDR_HERE)
 	LocalAddrNodePort = uint32(kernelLocalAddrFlagLOCAL_ADDR_NODE_PORT)
+)
+
+// How far a dry run came, see bpf/lib/abi.h.
+const (
+	TraceNothing    = kernelTraceStageTRACE_NOTHING
+	TraceNoFrontend = kernelTraceStageTRACE_NO_FRONTEND
+	TraceOddSource  = kernelTraceStageTRACE_ODD_SOURCE
+	TraceMidFlow    = kernelTraceStageTRACE_MID_FLOW
+	TraceRefused    = kernelTraceStageTRACE_REFUSED
+	TraceChosen     = kernelTraceStageTRACE_CHOSEN
+	TraceTranslated = kernelTraceStageTRACE_TRANSLATED
+)
+
+// Where a client is.
+const (
+	ScopeExternal = kernelScopeSCOPE_EXTERNAL
+	ScopePod      = kernelScopeSCOPE_POD
+	ScopeNode     = kernelScopeSCOPE_NODE
 )
 
 // Counters counts the values of Counter.

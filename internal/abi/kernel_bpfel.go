@@ -283,6 +283,30 @@ type kernelSourceRangeKey struct {
 	Addr      kernelIpAddr
 }
 
+type kernelTrace struct {
+	_             structs.HostLayout
+	Stage         uint32
+	Service       uint32
+	FrontendFlags uint32
+	Scope         uint32
+	Set           uint32
+	Backend       uint32
+	SourceNat     uint32
+	Pad           uint32
+}
+
+type kernelTraceStage uint32
+
+const (
+	kernelTraceStageTRACE_NOTHING     kernelTraceStage = 0
+	kernelTraceStageTRACE_NO_FRONTEND kernelTraceStage = 1
+	kernelTraceStageTRACE_ODD_SOURCE  kernelTraceStage = 2
+	kernelTraceStageTRACE_MID_FLOW    kernelTraceStage = 3
+	kernelTraceStageTRACE_REFUSED     kernelTraceStage = 4
+	kernelTraceStageTRACE_CHOSEN      kernelTraceStage = 5
+	kernelTraceStageTRACE_TRANSLATED  kernelTraceStage = 6
+)
+
 type kernelUdpFlows struct {
 	_    structs.HostLayout
 	Flow [8]struct {

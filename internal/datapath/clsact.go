@@ -185,6 +185,18 @@ func (c clsact) check(at place) error {
 	return nil
 }
 
+func (c clsact) program(at place) (ebpf.ProgramID, error) {
+	filters, err := at.list()
+	if err != nil {
+		return 0, err
+	}
+	f := at.ours(filters)
+	if f == nil {
+		return 0, errNotAttached
+	}
+	return ebpf.ProgramID(f.Id), nil
+}
+
 func (c clsact) close() error { return nil }
 
 // made is the note that the clsact qdisc of a device is of our making.

@@ -67,6 +67,8 @@ type attacher interface {
 	places() ([]place, error)
 	// remove takes ours away at once; that the device is gone is no error.
 	remove(at place) error
+	// program names the program of ours that is there.
+	program(at place) (ebpf.ProgramID, error)
 	// check says what is wrong with an attachment.
 	check(at place) error
 	close() error

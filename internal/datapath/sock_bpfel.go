@@ -35,6 +35,7 @@ const (
 	sockProgBeelineSendmsg4         = "beeline_sendmsg4"
 	sockProgBeelineSendmsg6         = "beeline_sendmsg6"
 	sockProgBeelineSockRelease      = "beeline_sock_release"
+	sockVarConfigDryRun             = "config_dry_run"
 	sockVarConfigRefuseUnknownPorts = "config_refuse_unknown_ports"
 	sockVarConfigTcpPeerNames       = "config_tcp_peer_names"
 )
@@ -112,6 +113,7 @@ type sockMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockVariableSpecs struct {
+	ConfigDryRun             *ebpf.VariableSpec `ebpf:"config_dry_run"`
 	ConfigRefuseUnknownPorts *ebpf.VariableSpec `ebpf:"config_refuse_unknown_ports"`
 	ConfigTcpPeerNames       *ebpf.VariableSpec `ebpf:"config_tcp_peer_names"`
 }
@@ -167,6 +169,7 @@ func (m *sockMaps) Close() error {
 //
 // It can be passed to loadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockVariables struct {
+	ConfigDryRun             *ebpf.Variable `ebpf:"config_dry_run"`
 	ConfigRefuseUnknownPorts *ebpf.Variable `ebpf:"config_refuse_unknown_ports"`
 	ConfigTcpPeerNames       *ebpf.Variable `ebpf:"config_tcp_peer_names"`
 }

@@ -42,6 +42,7 @@ const (
 	tcVarConfigClusterIpOutside   = "config_cluster_ip_outside"
 	tcVarConfigDetectLocal4       = "config_detect_local4"
 	tcVarConfigDetectLocal6       = "config_detect_local6"
+	tcVarConfigDryRun             = "config_dry_run"
 	tcVarConfigEchoReply          = "config_echo_reply"
 	tcVarConfigFlowMask           = "config_flow_mask"
 	tcVarConfigFlowSeed           = "config_flow_seed"
@@ -59,6 +60,7 @@ const (
 	tcVarConfigSnatPortMin        = "config_snat_port_min"
 	tcVarConfigTcpPeerNames       = "config_tcp_peer_names"
 	tcVarFlowCursor               = "flow_cursor"
+	tcVarTrace                    = "trace"
 )
 
 // loadTc returns the embedded CollectionSpec for tc.
@@ -141,6 +143,7 @@ type tcVariableSpecs struct {
 	ConfigClusterIpOutside   *ebpf.VariableSpec `ebpf:"config_cluster_ip_outside"`
 	ConfigDetectLocal4       *ebpf.VariableSpec `ebpf:"config_detect_local4"`
 	ConfigDetectLocal6       *ebpf.VariableSpec `ebpf:"config_detect_local6"`
+	ConfigDryRun             *ebpf.VariableSpec `ebpf:"config_dry_run"`
 	ConfigEchoReply          *ebpf.VariableSpec `ebpf:"config_echo_reply"`
 	ConfigFlowMask           *ebpf.VariableSpec `ebpf:"config_flow_mask"`
 	ConfigFlowSeed           *ebpf.VariableSpec `ebpf:"config_flow_seed"`
@@ -158,6 +161,7 @@ type tcVariableSpecs struct {
 	ConfigSnatPortMin        *ebpf.VariableSpec `ebpf:"config_snat_port_min"`
 	ConfigTcpPeerNames       *ebpf.VariableSpec `ebpf:"config_tcp_peer_names"`
 	FlowCursor               *ebpf.VariableSpec `ebpf:"flow_cursor"`
+	Trace                    *ebpf.VariableSpec `ebpf:"trace"`
 }
 
 // tcObjects contains all objects after they have been loaded into the kernel.
@@ -236,6 +240,7 @@ type tcVariables struct {
 	ConfigClusterIpOutside   *ebpf.Variable `ebpf:"config_cluster_ip_outside"`
 	ConfigDetectLocal4       *ebpf.Variable `ebpf:"config_detect_local4"`
 	ConfigDetectLocal6       *ebpf.Variable `ebpf:"config_detect_local6"`
+	ConfigDryRun             *ebpf.Variable `ebpf:"config_dry_run"`
 	ConfigEchoReply          *ebpf.Variable `ebpf:"config_echo_reply"`
 	ConfigFlowMask           *ebpf.Variable `ebpf:"config_flow_mask"`
 	ConfigFlowSeed           *ebpf.Variable `ebpf:"config_flow_seed"`
@@ -253,6 +258,7 @@ type tcVariables struct {
 	ConfigSnatPortMin        *ebpf.Variable `ebpf:"config_snat_port_min"`
 	ConfigTcpPeerNames       *ebpf.Variable `ebpf:"config_tcp_peer_names"`
 	FlowCursor               *ebpf.Variable `ebpf:"flow_cursor"`
+	Trace                    *ebpf.Variable `ebpf:"trace"`
 }
 
 // tcPrograms contains all programs after they have been loaded into the kernel.

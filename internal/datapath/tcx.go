@@ -139,6 +139,17 @@ func (t *tcx) remove(at place) error {
 	return nil
 }
 
+func (t *tcx) program(at place) (ebpf.ProgramID, error) {
+	info, err := pinnedLinkInfo(t.pins.device(at))
+	if err != nil {
+		return 0, err
+	}
+	if tcx := info.TCX(); tcx == nil || int(tcx.Ifindex) != at.ifindex {
+		return 0, errNotAttached
+	}
+	return info.Program, nil
+}
+
 func (t *tcx) close() error {
 	var errs []error
 	for _, l := range t.links {

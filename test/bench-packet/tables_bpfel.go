@@ -50,6 +50,7 @@ const (
 	tablesVarConfigClusterIpOutside   = "config_cluster_ip_outside"
 	tablesVarConfigDetectLocal4       = "config_detect_local4"
 	tablesVarConfigDetectLocal6       = "config_detect_local6"
+	tablesVarConfigDryRun             = "config_dry_run"
 	tablesVarConfigEchoReply          = "config_echo_reply"
 	tablesVarConfigFlowMask           = "config_flow_mask"
 	tablesVarConfigFlowSeed           = "config_flow_seed"
@@ -159,6 +160,7 @@ type tablesVariableSpecs struct {
 	ConfigClusterIpOutside   *ebpf.VariableSpec `ebpf:"config_cluster_ip_outside"`
 	ConfigDetectLocal4       *ebpf.VariableSpec `ebpf:"config_detect_local4"`
 	ConfigDetectLocal6       *ebpf.VariableSpec `ebpf:"config_detect_local6"`
+	ConfigDryRun             *ebpf.VariableSpec `ebpf:"config_dry_run"`
 	ConfigEchoReply          *ebpf.VariableSpec `ebpf:"config_echo_reply"`
 	ConfigFlowMask           *ebpf.VariableSpec `ebpf:"config_flow_mask"`
 	ConfigFlowSeed           *ebpf.VariableSpec `ebpf:"config_flow_seed"`
@@ -258,6 +260,7 @@ type tablesVariables struct {
 	ConfigClusterIpOutside   *ebpf.Variable `ebpf:"config_cluster_ip_outside"`
 	ConfigDetectLocal4       *ebpf.Variable `ebpf:"config_detect_local4"`
 	ConfigDetectLocal6       *ebpf.Variable `ebpf:"config_detect_local6"`
+	ConfigDryRun             *ebpf.Variable `ebpf:"config_dry_run"`
 	ConfigEchoReply          *ebpf.Variable `ebpf:"config_echo_reply"`
 	ConfigFlowMask           *ebpf.Variable `ebpf:"config_flow_mask"`
 	ConfigFlowSeed           *ebpf.Variable `ebpf:"config_flow_seed"`

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package packet
+
+import (
+	"bytes"
+	"encoding/json"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/beeline-net/beeline/internal/abi"
+	"github.com/beeline-net/beeline/internal/datapath"
+)
+
+// A dry run decides as the programs do, and leaves every table of the node as it
+// was, whatever comes: new flows, established ones, pins, refusals.
+func TestADryRunDecidesAlikeAndWritesNothing(t *testing.T) {
+	dice := rand.New(rand.NewPCG(7, 2))
+	d := newDuel(t, false, true)
+	for range 20 {
+		d.addService(dice)
+	}
+	dry := d.dryRun(datapath.PacketOptions{
+		RefuseUnknownPorts: true, MasqueradeLocal: true, DetectLocal4: true, DetectLocal6: true,
+		ICMPRate: 1000000, ICMPBurst: 1000000,
+	})
+	seen := map[abi.TraceStage]int{}
+	for range 100 {
+		f := d.packet(dice)
+		if f.Src.Addr() == f.Dst.Addr() {
+			continue
+		}
+		for _, f := range []Frame{f, reply(f)} { // the second goes on with the flow, if one was made
+			before := d.dump()
+			for range 3 {
+				r, err := d.dry(dry, f)
+				check(t, err)
+				seen[abi.TraceStage(r.Trace.Stage)]++
+			}
+			if after := d.dump(); !bytes.Equal(before, after) {
+				t.Fatalf("%v -> %v: a dry run changed a table", f.Src, f.Dst)
+			}
+			d.alike(dry, f)
+		}
+	}
+	for _, s := range []abi.TraceStage{abi.TraceNothing, abi.TraceNoFrontend, abi.TraceRefused, abi.TraceTranslated} {
+		if seen[s] == 0 {
+			t.Errorf("no packet ended at stage %d: %v", s, seen)
+		}
+	}
+}
+
+// reply is what comes next from the same client.
+func reply(f Frame) Frame {
+	if f.Proto == TCP {
+		f.Flags = ACK
+	}
+	return f
+}
+
+// alike runs both and compares verdict, counters, and the family of outcomes: the
+// backend is random, so a packet is compared only where nothing was chosen.
+func (d *duel) alike(dry *datapath.DryRun, f Frame) {
+	d.t.Helper()
+	want, err := d.dry(dry, f)
+	check(d.t, err)
+	before := d.counters()
+	got := d.in(f)
+	if got.verdict != int(want.Verdict) {
+		d.t.Fatalf("%v -> %v, protocol %d: the dry run says %d, the program %d", f.Src, f.Dst, f.Proto, want.Verdict, got.verdict)
+	}
+	var counted []abi.Counter
+	for i := range abi.Counters {
+		if name := abi.Counter(i).String(); d.counters()[name] != before[name] {
+			counted = append(counted, abi.Counter(i))
+		}
+	}
+	if !slices.Equal(counted, want.Counters) {
+		d.t.Fatalf("%v -> %v, protocol %d: the dry run counts %v, the program %v", f.Src, f.Dst, f.Proto, want.Counters, counted)
+	}
+	if want.Trace.Stage != uint32(abi.TraceTranslated) && !bytes.Equal(got.bytes, want.Packet) {
+		d.t.Fatalf("%v -> %v: the dry run makes\n% x\nand the program\n% x", f.Src, f.Dst, want.Packet, got.bytes)
+	}
+}
+
+func (w *world) dryRun(opts datapath.PacketOptions) *datapath.DryRun {
+	w.t.Helper()
+	dry, err := datapath.NewDryRun(w.maps, opts)
+	check(w.t, err)
+	w.t.Cleanup(func() { _ = dry.Close() })
+	return dry
+}
+
+func (w *world) dry(dry *datapath.DryRun, f Frame) (r datapath.DryResult, err error) {
+	err = w.ns.Do(func() error {
+		r, err = dry.Run("ingress", w.uplink, w.frame(f).Bytes())
+		return err
+	})
+	return r, err
+}
+
+// dump is the content of every table that programs write.
+func (w *world) dump() []byte {
+	w.t.Helper()
+	var tokens []abi.RateBucket
+	check(w.t, w.maps[abi.MapICMPTokens].Lookup(uint32(0), &tokens))
+	pins := map[string]abi.Affinity{}
+	var key abi.AffinityKey
+	var pin abi.Affinity
+	each := w.maps[abi.MapAffinities].Iterate()
+	for each.Next(&key, &pin) {
+		text, err := json.Marshal(key)
+		check(w.t, err)
+		pins[string(text)] = pin
+	}
+	check(w.t, each.Err())
+	var fragments int
+	var id abi.FragmentKey
+	var ports abi.Fragment
+	all := w.maps[abi.MapFragments].Iterate()
+	for all.Next(&id, &ports) {
+		fragments++
+	}
+	check(w.t, all.Err())
+	text, err := json.Marshal(map[string]any{
+		"flows": w.flows(), "hints": w.hints(), "counters": w.counters(), "tokens": tokens, "pins": pins, "fragments": fragments,
+	})
+	check(w.t, err)
+	return text
+}
