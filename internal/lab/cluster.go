@@ -16,7 +16,16 @@ import (
 //	its pods  10.244.n.0/24  fd00:244:n::/64, the node has .1
 type Cluster struct {
 	Nodes []*Node
-	lab   *Lab
+	// Wire is the namespace with the bridge between the nodes.
+	Wire *Namespace
+	lab  *Lab
+}
+
+// Outside is a host that is no node, behind a router.
+type Outside struct {
+	Name   string
+	NS     *Namespace
+	V4, V6 netip.Addr
 }
 
 // Node is a network namespace with a cgroup and a BPF filesystem of its own.
@@ -50,7 +59,7 @@ func (l *Lab) Cluster(nodes int) (*Cluster, error) {
 	if err := wire.Bridge("br0"); err != nil {
 		return nil, err
 	}
-	c := &Cluster{lab: l}
+	c := &Cluster{lab: l, Wire: wire}
 	for i := 1; i <= nodes; i++ {
 		n, err := l.addNode(wire, i)
 		if err != nil {
@@ -98,6 +107,44 @@ func (l *Lab) addNode(wire *Namespace, i int) (_ *Node, err error) {
 		n.NS.Address("cni0", fmt.Sprintf("10.244.%d.1/24", i)),
 		n.NS.Address("cni0", fmt.Sprintf("fd00:244:%d::1/64", i)),
 		n.NS.Forward())
+}
+
+// Outside makes the wire a router, and a host behind it: the nodes' default
+// route leads there, and the router knows the way to their pods. It may be
+// called once.
+//
+//	the router  192.168.77.254, 203.0.113.1   fd77::fe, 2001:db8:7::1
+//	the host    203.0.113.2                   2001:db8:7::2
+func (c *Cluster) Outside(name string) (*Outside, error) {
+	o := &Outside{Name: name, V4: netip.MustParseAddr("203.0.113.2"), V6: netip.MustParseAddr("2001:db8:7::2")}
+	var err error
+	if o.NS, err = c.lab.Namespace(name); err != nil {
+		return nil, err
+	}
+	port := "to-" + name
+	if err := errors.Join(
+		Connect(c.Wire, port, o.NS, "eth0"),
+		c.Wire.Address(port, "203.0.113.1/24"),
+		c.Wire.Address(port, "2001:db8:7::1/64"),
+		c.Wire.Address("br0", "192.168.77.254/24"),
+		c.Wire.Address("br0", "fd77::fe/64"),
+		c.Wire.Forward(),
+		o.NS.Address("eth0", o.V4.String()+"/24"),
+		o.NS.Address("eth0", o.V6.String()+"/64"),
+		o.NS.Route("0.0.0.0/0", "203.0.113.1"),
+		o.NS.Route("::/0", "2001:db8:7::1")); err != nil {
+		return nil, fmt.Errorf("host %s: %w", name, err)
+	}
+	for _, n := range c.Nodes {
+		if err := errors.Join(
+			n.NS.Route("0.0.0.0/0", "192.168.77.254"),
+			n.NS.Route("::/0", "fd77::fe"),
+			c.Wire.Route(fmt.Sprintf("10.244.%d.0/24", n.Index), n.V4.String()),
+			c.Wire.Route(fmt.Sprintf("fd00:244:%d::/64", n.Index), n.V6.String())); err != nil {
+			return nil, fmt.Errorf("host %s: %w", name, err)
+		}
+	}
+	return o, nil
 }
 
 // Pod makes a pod. Names are unique in the lab and have at most 13 bytes,

@@ -360,6 +360,17 @@ func (n *Namespace) Enslave(dev, bridge string) error {
 	})
 }
 
+// Hairpin lets a bridge send packets back through the port they came from, as
+// CNI plugins set their bridges' ports up.
+func (n *Namespace) Hairpin(port string) error {
+	return n.withLink(port, func(link netlink.Link) error { return netlink.LinkSetHairpin(link, true) })
+}
+
+// Sysctl sets a kernel parameter of the namespace, as "net/ipv4/ip_forward".
+func (n *Namespace) Sysctl(name, value string) error {
+	return n.Do(func() error { return os.WriteFile("/proc/sys/"+name, []byte(value), 0) })
+}
+
 // Route sends a destination in CIDR notation to a gateway.
 func (n *Namespace) Route(dst, via string) error {
 	err := n.Do(func() error {
