@@ -11,17 +11,24 @@ import (
 )
 
 // packetDevices are the devices that the packet path is on: all through which
-// traffic reaches the node. A port of a bridge or bond is left to its master,
-// and loopback carries nothing but the node's own sockets' traffic, which the
-// socket hooks have translated.
+// traffic reaches the node. A port of a bond is left to its master, and so is
+// what comes in by a port of a bridge; but the reply of a backend to a client on
+// the same bridge passes by nothing else than the client's port on its way out.
+// Loopback carries nothing but the node's own sockets' traffic, which the socket
+// hooks have translated.
 func packetDevices(n model.Network, local config.LocalTraffic) []datapath.Device {
+	routed := map[int]bool{} // bridges through which the node routes
+	for _, d := range n.Devices {
+		routed[d.Index] = d.Bridge && d.Up && len(d.Addresses) > 0
+	}
 	var all []datapath.Device
 	for _, d := range n.Devices {
-		if !d.Up || d.Loopback || d.Master != 0 {
+		port := d.Master != 0
+		if !d.Up || d.Loopback || port && !routed[d.Master] {
 			continue
 		}
 		all = append(all, datapath.Device{
-			Index: d.Index, Name: d.Name, NoLinkHeader: !d.LinkHeader, Pod: isPodDevice(d, local),
+			Index: d.Index, Name: d.Name, NoLinkHeader: !d.LinkHeader, Pod: !port && isPodDevice(d, local), EgressOnly: port,
 		})
 	}
 	return all

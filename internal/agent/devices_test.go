@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"net/netip"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -17,10 +18,14 @@ func TestPacketDevices(t *testing.T) {
 		{Index: 1, Name: "lo", Up: true, Loopback: true, LinkHeader: true},
 		{Index: 2, Name: "eth0", Up: true, LinkHeader: true},
 		{Index: 3, Name: "eth1", LinkHeader: true},
-		{Index: 4, Name: "cni0", Up: true, Bridge: true, LinkHeader: true},
+		{Index: 4, Name: "cni0", Up: true, Bridge: true, LinkHeader: true, Addresses: []netip.Addr{netip.MustParseAddr("10.244.1.1")}},
 		{Index: 5, Name: "veth1", Up: true, Master: 4, LinkHeader: true},
 		{Index: 6, Name: "wg0", Up: true},
 		{Index: 7, Name: "cali123", Up: true, LinkHeader: true},
+		{Index: 8, Name: "virbr0", Up: true, Bridge: true, LinkHeader: true},
+		{Index: 9, Name: "vnet1", Up: true, Master: 8, LinkHeader: true},
+		{Index: 10, Name: "bond0", Up: true, LinkHeader: true},
+		{Index: 11, Name: "eth2", Up: true, Master: 10, LinkHeader: true},
 	}}
 	for name, tt := range map[string]struct {
 		local config.LocalTraffic
@@ -38,8 +43,11 @@ func TestPacketDevices(t *testing.T) {
 			want := []datapath.Device{
 				{Index: 2, Name: "eth0"},
 				{Index: 4, Name: "cni0", Pod: pod["cni0"]},
+				{Index: 5, Name: "veth1", EgressOnly: true},
 				{Index: 6, Name: "wg0", NoLinkHeader: true},
 				{Index: 7, Name: "cali123", Pod: pod["cali123"]},
+				{Index: 8, Name: "virbr0"},
+				{Index: 10, Name: "bond0"},
 			}
 			if diff := cmp.Diff(want, packetDevices(network, tt.local)); diff != "" {
 				t.Error(diff)

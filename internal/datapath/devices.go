@@ -23,6 +23,16 @@ type Device struct {
 	// NoLinkHeader and Pod choose the variant of the programs, see
 	// PacketOptions.
 	NoLinkHeader, Pod bool
+	// EgressOnly: what comes in is for another device, a bridge, to see.
+	EgressOnly bool
+}
+
+// places are the ends of the device that carry programs.
+func (d Device) places() []place {
+	if d.EgressOnly {
+		return []place{{d.Index, egress}}
+	}
+	return []place{{d.Index, ingress}, {d.Index, egress}}
 }
 
 // Devices keeps the packet programs on devices: one pair of programs for each
@@ -37,7 +47,7 @@ type Devices struct {
 
 	programs map[kind]*PacketPrograms
 	attached map[place]bool
-	kinds    map[int]kind
+	have     map[int]Device // those that are done, by index
 }
 
 // kind is what programs differ in.
@@ -87,7 +97,7 @@ func (d *Datapath) Devices() (*Devices, error) {
 		dp: d, opts: opts, how: newTCX(d.pins),
 		programs: map[kind]*PacketPrograms{},
 		attached: map[place]bool{},
-		kinds:    map[int]kind{},
+		have:     map[int]Device{},
 	}
 	if opts.Clsact {
 		v.how = clsact{d.pins}
@@ -100,9 +110,11 @@ func (d *Datapath) Devices() (*Devices, error) {
 // meanwhile is no error. What somebody took away since is put back.
 func (v *Devices) Set(want []Device) error {
 	var errs []error
-	wanted := map[int]bool{}
+	wanted := map[place]bool{}
 	for _, dev := range want {
-		wanted[dev.Index] = true
+		for _, at := range dev.places() {
+			wanted[at] = true
+		}
 		if err := v.attach(dev); err != nil && !errors.Is(err, unix.ENODEV) {
 			errs = append(errs, fmt.Errorf("device %s: %w", dev.Name, err))
 		}
@@ -111,26 +123,28 @@ func (v *Devices) Set(want []Device) error {
 }
 
 func (v *Devices) attach(dev Device) error {
-	k := kind{dev.NoLinkHeader, dev.Pod}
-	if have, ok := v.kinds[dev.Index]; ok && have == k {
-		err := errors.Join(v.how.check(place{dev.Index, ingress}), v.how.check(place{dev.Index, egress}))
+	if have, ok := v.have[dev.Index]; ok && have == dev {
+		var err error
+		for _, at := range dev.places() {
+			err = errors.Join(err, v.how.check(at))
+		}
 		if err == nil {
 			return nil
 		}
 		v.dp.log.Warn("programs were taken off a device; putting them back", "device", dev.Name, "err", err)
 	}
-	programs, err := v.load(k)
+	programs, err := v.load(kind{dev.NoLinkHeader, dev.Pod})
 	if err != nil {
 		return err
 	}
-	for dir, prog := range map[direction]*ebpf.Program{ingress: programs.Ingress, egress: programs.Egress} {
-		at := place{dev.Index, dir}
+	for _, at := range dev.places() {
+		prog := map[direction]*ebpf.Program{ingress: programs.Ingress, egress: programs.Egress}[at.direction]
 		if err := v.put(at, prog); err != nil {
-			return fmt.Errorf("attach to %s: %w", dir, err)
+			return fmt.Errorf("attach to %s: %w", at.direction, err)
 		}
 		v.attached[at] = true
 	}
-	v.kinds[dev.Index] = k
+	v.have[dev.Index] = dev
 	return nil
 }
 
@@ -169,7 +183,7 @@ func (v *Devices) load(k kind) (*PacketPrograms, error) {
 // sweep takes the programs off every device that is not wanted, those that an
 // earlier agent had put there among them, and whatever was attached in another
 // way than now.
-func (v *Devices) sweep(wanted map[int]bool) (errs []error) {
+func (v *Devices) sweep(wanted map[place]bool) (errs []error) {
 	for _, how := range v.dp.pins.attachers() {
 		same := fmt.Sprintf("%T", how) == fmt.Sprintf("%T", v.how)
 		if same {
@@ -178,12 +192,14 @@ func (v *Devices) sweep(wanted map[int]bool) (errs []error) {
 		places, err := how.places()
 		errs = append(errs, err)
 		for _, at := range places {
-			if same && wanted[at.ifindex] {
+			if same && wanted[at] {
 				continue
 			}
 			if same {
 				delete(v.attached, at)
-				delete(v.kinds, at.ifindex)
+				if !wanted[place{at.ifindex, egress}] {
+					delete(v.have, at.ifindex)
+				}
 			}
 			errs = append(errs, how.remove(at))
 		}

@@ -158,6 +158,24 @@ func TestDevicesComeAndGo(t *testing.T) {
 	})
 }
 
+// A port of a bridge: what comes in is the bridge's to see.
+func TestADeviceWithEgressOnly(t *testing.T) {
+	eachWay(t, func(t *testing.T, n *node) {
+		port := n.eth0
+		port.EgressOnly = true
+		for range 2 { // to it, from it, and by the next agent
+			check(t, n.v.Set([]Device{n.eth0}))
+			n.want(ingress, "beeline_ingress")
+			check(t, n.v.Set([]Device{port}))
+			n.want(ingress, "")
+			n.want(egress, "beeline_egress")
+			check(t, n.v.Check())
+			n.close()
+			n.reopen()
+		}
+	})
+}
+
 // The next agent takes over what is attached, in place, and its programs find
 // the same flows.
 func TestDevicesAreAdopted(t *testing.T) {
