@@ -32,4 +32,6 @@ struct {
 	enum local_addr_flag local_addr_flag;
 	enum trace_stage trace_stage;
 	struct trace trace;
+	struct stale_socket stale_socket;
+	struct ending ending;
 } abi_enums SEC(".bss.abi");

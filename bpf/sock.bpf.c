@@ -132,9 +132,10 @@ peer_record_in_socket(struct bpf_sock_addr *ctx, const struct sock_dest *vip,
 		count(COUNTER_UDP_NO_STORAGE);
 		return;
 	}
-	flow = udp_flow_by_vip(flows, &vip->addr, vip->port);
-	udp_flow_write(flow ?: udp_flow_unused(flows), &vip->addr, vip->port,
-		       choice);
+	flow = udp_flow_by_vip(flows, &vip->addr, vip->port) ?:
+		       udp_flow_unused(flows);
+	udp_flow_write(flow, &vip->addr, vip->port, choice);
+	flows->connected = 1 + (flow - flows->flow);
 }
 
 /* Remembers what connect() was asked for. The kernel's own TCP sockets, whose
@@ -200,13 +201,16 @@ static __always_inline enum sock_result sock_connect(struct bpf_sock_addr *ctx,
 }
 
 /* The backend this socket already talks to through that frontend: kept while
- * it lives, so that an exchange of many datagrams stays in one place. */
-static __always_inline bool
-udp_reuse(struct udp_flow *flow, const struct frontend *f, struct sock_dest *d)
+ * it lives, so that an exchange of many datagrams stays in one place. One that
+ * it is connected to is kept however long they pause: send() passes by here. */
+static __always_inline bool udp_reuse(struct udp_flow *flow, bool connected,
+				      const struct frontend *f,
+				      struct sock_dest *d)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
 
-	if (flow->service != f->service || !udp_flow_fresh(flow, now) ||
+	if (flow->service != f->service ||
+	    (!connected && !udp_flow_fresh(flow, now)) ||
 	    !backend_alive(flow->backend, flow->generation))
 		return false;
 	flow->seen_ns = now;
@@ -223,6 +227,7 @@ static __always_inline enum sock_result sock_sendmsg(struct bpf_sock_addr *ctx,
 	struct udp_flows *flows;
 	struct lb_choice choice;
 	struct frontend *f;
+	bool connected;
 
 	f = sock_frontend(ctx, d);
 	if (!f)
@@ -231,8 +236,12 @@ static __always_inline enum sock_result sock_sendmsg(struct bpf_sock_addr *ctx,
 				   BPF_SK_STORAGE_GET_F_CREATE);
 	if (flows) {
 		flow = udp_flow_by_vip(flows, &vip.addr, vip.port);
-		if (flow && udp_reuse(flow, f, d))
+		connected = flow && ctx->sk->state == BPF_TCP_ESTABLISHED &&
+			    flow == udp_flow_connected(flows);
+		if (flow && udp_reuse(flow, connected, f, d))
 			return SOCK_TRANSLATED;
+		if (connected) /* it tells that the socket must be ended */
+			flow = NULL;
 	} else {
 		count(COUNTER_UDP_NO_STORAGE);
 	}

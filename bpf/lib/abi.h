@@ -150,8 +150,41 @@ _Static_assert(sizeof(struct udp_flow) == 64, "udp_flow");
 struct udp_flows {
 	struct udp_flow flow[UDP_FLOWS];
 	__u32 next; /* slot that the next new Service takes */
-	__u32 pad;
+	/* 1 + the flow that connect() made; 0: it went to no Service. The
+	 * socket may have moved on since: its destination tells. */
+	__u32 connected;
 };
+
+/*
+ * A socket that is connected to a backend which is gone, as an iterator over
+ * all network namespaces finds it.
+ */
+struct stale_socket {
+	__u64 cookie;
+	struct ip_addr src;
+	struct ip_addr dst; /* of the backend */
+	struct ip_addr vip;
+	__be16 sport;
+	__be16 dport;
+	__be16 vip_port;
+	__u16 family; /* AF_INET or AF_INET6, of the socket */
+	__u32 netns;  /* inode number of the namespace's file */
+	__u32 device; /* index of the one that the socket is bound to; or 0 */
+	__u32 backend;
+	__u32 generation;
+};
+_Static_assert(sizeof(struct stale_socket) == 80, "stale_socket");
+
+/* A socket to be ended, if it still is what it was; key is its cookie. */
+struct ending {
+	struct ip_addr addr; /* what it is connected to */
+	__be16 port;
+	__u16 pad;
+	__u32 backend;
+	__u32 generation;
+	__u32 pad2;
+};
+_Static_assert(sizeof(struct ending) == 32, "ending");
 
 /*
  * Session affinity. A client is an address, or, at the socket layer where the

@@ -12,12 +12,8 @@
 
 #include "config.h"
 #include "count.h"
+#include "kernel.h"
 #include "lb.h"
-
-/* The one field of the kernel's struct that is read; found by name at load. */
-struct sock {
-	__u32 sk_kern_sock : 1;
-} __attribute__((preserve_access_index));
 
 /*
  * Whether the kernel itself owns the socket: a subflow of MPTCP, a mount of

@@ -58,6 +58,32 @@ udp_flow_by_backend(struct udp_flows *flows, const struct ip_addr *addr,
 	return best;
 }
 
+/* The flow that connect() made, or NULL. */
+static __always_inline struct udp_flow *
+udp_flow_connected(struct udp_flows *flows)
+{
+	__u32 i = flows->connected - 1;
+
+	return i < UDP_FLOWS && flows->flow[i].generation ? &flows->flow[i] :
+							    NULL;
+}
+
+/*
+ * The flow through which a socket came to be connected to addr:port, or NULL. A
+ * connect() that failed after the hook leaves the socket where it was, with a
+ * record of where it would have gone: so the destination decides.
+ */
+static __always_inline struct udp_flow *
+udp_flow_of_peer(struct udp_flows *flows, const struct ip_addr *addr,
+		 __be16 port)
+{
+	struct udp_flow *flow = udp_flow_connected(flows);
+
+	if (flow && flow->port == port && ip_equal(&flow->addr, addr))
+		return flow;
+	return udp_flow_by_backend(flows, addr, port);
+}
+
 /* Forgets through which Services the socket came to a backend. */
 static __always_inline void udp_flow_forget(struct udp_flows *flows,
 					    const struct ip_addr *addr,
@@ -70,15 +96,20 @@ static __always_inline void udp_flow_forget(struct udp_flows *flows,
 		if (flow->port == port && ip_equal(&flow->addr, addr))
 			flow->generation = 0;
 	}
+	flows->connected = 0;
 }
 
+/* The flow of a connected socket is not given up for one of its others: it
+ * tells whether the socket must be ended (pains A2). */
 static __always_inline struct udp_flow *udp_flow_unused(struct udp_flows *flows)
 {
-	struct udp_flow *flow = &flows->flow[flows->next++ % UDP_FLOWS];
+	__u32 i = flows->next++ % UDP_FLOWS;
 
-	if (flow->generation)
+	if (i + 1 == flows->connected)
+		i = flows->next++ % UDP_FLOWS;
+	if (flows->flow[i].generation)
 		count(COUNTER_UDP_FLOW_EVICTED);
-	return flow;
+	return &flows->flow[i];
 }
 
 static __always_inline void udp_flow_write(struct udp_flow *flow,

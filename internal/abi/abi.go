@@ -27,6 +27,8 @@ type (
 	ServiceName  = kernelServiceName
 	Peer         = kernelPeer
 	UDPFlows     = kernelUdpFlows
+	StaleSocket  = kernelStaleSocket
+	Ending       = kernelEnding
 	AffinityKey  = kernelAffinityKey
 	Affinity     = kernelAffinity
 	SetKind      = kernelSetKind

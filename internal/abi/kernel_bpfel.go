@@ -97,6 +97,16 @@ const (
 	kernelEmptySetEMPTY_SET_DROP   kernelEmptySet = 1
 )
 
+type kernelEnding struct {
+	_          structs.HostLayout
+	Addr       kernelIpAddr
+	Port       uint16
+	Pad        uint16
+	Backend    uint32
+	Generation uint32
+	Pad2       uint32
+}
+
 type kernelFlow struct {
 	_          structs.HostLayout
 	Tuple      [2]kernelFlowTuple
@@ -283,6 +293,22 @@ type kernelSourceRangeKey struct {
 	Addr      kernelIpAddr
 }
 
+type kernelStaleSocket struct {
+	_          structs.HostLayout
+	Cookie     uint64
+	Src        kernelIpAddr
+	Dst        kernelIpAddr
+	Vip        kernelIpAddr
+	Sport      uint16
+	Dport      uint16
+	VipPort    uint16
+	Family     uint16
+	Netns      uint32
+	Device     uint32
+	Backend    uint32
+	Generation uint32
+}
+
 type kernelTrace struct {
 	_             structs.HostLayout
 	Stage         uint32
@@ -322,8 +348,8 @@ type kernelUdpFlows struct {
 		Replied    uint32
 		Pad        uint32
 	}
-	Next uint32
-	Pad  uint32
+	Next      uint32
+	Connected uint32
 }
 
 // Names of all BPF objects in the ELF.

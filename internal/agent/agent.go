@@ -30,6 +30,7 @@ import (
 	"github.com/beeline-net/beeline/internal/reconcile"
 	"github.com/beeline-net/beeline/internal/snapshot"
 	"github.com/beeline-net/beeline/internal/source/link"
+	"github.com/beeline-net/beeline/internal/terminate"
 )
 
 // Options are what an agent is started with.
@@ -70,7 +71,8 @@ func run(ctx context.Context, o Options) (err error) {
 	defer func() { err = errors.Join(err, tables.Close()) }()
 	log.Info("programs attached", "cgroup", cfg.Kernel.CgroupRoot, "took", time.Since(started))
 
-	rec := reconcile.New(tables, reconcile.Options{Log: log})
+	ends := newEndings(dp, tables, cfg, log)
+	rec := reconcile.New(tables, reconcile.Options{Log: log, Freed: ends.removed})
 	defer rec.Close()
 	if err := rec.Restore(ctx); err != nil {
 		return fmt.Errorf("restore from the kernel: %w", err)
@@ -101,6 +103,7 @@ func run(ctx context.Context, o Options) (err error) {
 		minPeriod:    cfg.Sync.MinPeriod,
 		selfTest:     probe,
 		packet:       packet,
+		endings:      ends,
 		settings:     changes,
 		inStep:       make(chan struct{}),
 		verified:     verified,
@@ -118,6 +121,10 @@ func run(ctx context.Context, o Options) (err error) {
 		defer func() { err = errors.Join(err, packet.devices.Close()) }()
 		links := link.Source{Set: store.SetNetwork, Log: log}
 		g.Go(func() error { return links.Run(ctx) })
+	}
+	if ends != nil {
+		ends.tell = func(r terminate.Result) { f.metrics.EndedSockets(r.Ended, r.Missed) }
+		g.Go(func() error { return ends.run(ctx, l.inStep) })
 	}
 	g.Go(func() error { return probe.serve(ctx) })
 	g.Go(func() error { return f.run(ctx) })

@@ -34,6 +34,7 @@ type loop struct {
 	verifyPeriod time.Duration
 	selfTest     *selfTest
 	packet       *packetPath // nil: switched off
+	endings      *endings    // nil: switched off
 	report       *reporter
 	complete     bool // the sources have told everything once
 	// inStep is closed once complete has been written.
@@ -135,6 +136,7 @@ func (l *loop) apply(ctx context.Context, p pass) {
 		l.host()
 	}
 	stats := l.reconcile.Apply(ctx, p.plans)
+	l.endings.changed()
 	if node {
 		l.devices() // programs come to a device once they have what to go by
 	}

@@ -101,6 +101,9 @@ type Datapath struct {
 	RefuseUnknownPorts bool
 	// TCPPeerRecords makes getpeername() answer with the Service's address.
 	TCPPeerRecords bool
+	// TerminateUDPSockets ends UDP sockets that are connected to a backend which
+	// was removed, so that their owners connect anew.
+	TerminateUDPSockets bool
 	// PacketPath puts programs on the node's devices, for clients that have no
 	// socket here.
 	PacketPath bool
@@ -256,7 +259,7 @@ func Default() Config {
 			Frontends: 131072, Services: 65536, Slots: 524288,
 			Backends: 262144, Peers: 262144, Affinities: 65536,
 		},
-		Datapath: Datapath{RefuseUnknownPorts: true, TCPPeerRecords: true},
+		Datapath: Datapath{RefuseUnknownPorts: true, TCPPeerRecords: true, TerminateUDPSockets: true},
 		NodePorts: NodePorts{
 			Addresses: []NodePortAddress{{Keyword: All}},
 			Localhost: true,

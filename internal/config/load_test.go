@@ -102,7 +102,7 @@ func TestLoad(t *testing.T) {
 			args: []string{
 				"--node-name=N1", "--manifests=/m", "--cgroup-root=/c", "--bpffs=/b",
 				"--max-frontends=16", "--max-services=17", "--max-slots=18", "--max-backends=19", "--max-peers=20", "--max-affinities=21",
-				"--refuse-unknown-ports=false", "--tcp-peer-records=false", "--strict-claims", "--claim-cidrs=10.1.2.3/8,fd00::/8", "--claim-cidrs=11.0.0.0/8",
+				"--refuse-unknown-ports=false", "--tcp-peer-records=false", "--terminate-udp-sockets=false", "--strict-claims", "--claim-cidrs=10.1.2.3/8,fd00::/8", "--claim-cidrs=11.0.0.0/8",
 				"-v", "4", "--logging-format=json", "--sync-period=1m", "--min-sync-period=5ms",
 			},
 			want: func(c *Config) {

@@ -155,6 +155,10 @@ func (b *builder) kernel(m *Metrics, reads Reads) {
 		"Services that are not in the kernel as they should be.")
 	m.restored = b.gauges("beeline_restored_entries",
 		"Entries of a kernel map that the last start took over from the agent before.", labelMap)
+	m.endedSockets = b.counter("beeline_sockets_terminated_total",
+		"UDP sockets that were ended because they were connected to a removed backend.")
+	m.missedSockets = b.gauge("beeline_sockets_not_terminated",
+		"UDP sockets that should have been, but whose network namespace the agent cannot find or enter.")
 	const events, help = "beeline_datapath_events_total", "What happened in the kernel instead of a translation."
 	b.add("counter", events, help, []string{labelEvent},
 		read{prometheus.NewDesc(events, help, []string{labelEvent}, nil), prometheus.CounterValue, eventValues(reads)})

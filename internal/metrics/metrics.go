@@ -30,6 +30,8 @@ type Metrics struct {
 	mapWrites                                   *prometheus.CounterVec
 	mapSyscalls, writeFailures, drifted         prometheus.Counter
 	failingServices, sourceProblems             prometheus.Gauge
+	endedSockets                                prometheus.Counter
+	missedSockets                               prometheus.Gauge
 	sourcesSynced, startDuration                prometheus.Gauge
 	configRejected, configNeedsRestart          prometheus.Gauge
 }
@@ -143,6 +145,12 @@ func (m *Metrics) WriteFailed(writes int) { m.writeFailures.Add(float64(writes))
 
 // Drifted counts entries of kernel maps that were not what they were left as.
 func (m *Metrics) Drifted(entries int) { m.drifted.Add(float64(entries)) }
+
+// EndedSockets counts sockets that were ended, and says how many more should be.
+func (m *Metrics) EndedSockets(ended, missed int) {
+	m.endedSockets.Add(float64(ended))
+	m.missedSockets.Set(float64(missed))
+}
 
 // SetFailing says how many Services are not in the kernel as they should be.
 func (m *Metrics) SetFailing(services int) { m.failingServices.Set(float64(services)) }

@@ -122,6 +122,7 @@ func TestOwnMetrics(t *testing.T) {
 	m.Wrote(1, 2, 3, 4)
 	m.WriteFailed(5)
 	m.SetFailing(6)
+	m.EndedSockets(8, 10)
 	m.SetSourceProblems(7)
 	m.SetRefusals(map[string]int{"FrontendConflict": 1, "AddressRefused": 1})
 	m.SetRefusals(map[string]int{"FrontendConflict": 0, "AddressRefused": 8})
@@ -151,6 +152,8 @@ func TestOwnMetrics(t *testing.T) {
 		`beeline_restored_entries{map="backends"}`:                         "9",
 		`beeline_services_failing`:                                         "6",
 		`beeline_source_problems`:                                          "7",
+		`beeline_sockets_terminated_total`:                                 "8",
+		`beeline_sockets_not_terminated`:                                   "10",
 		`beeline_sources_synced`:                                           "1",
 		`beeline_start_duration_seconds`:                                   "1.5",
 	}

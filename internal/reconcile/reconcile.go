@@ -47,6 +47,9 @@ type Options struct {
 	// and an error only if ctx ended first. It is called in the background.
 	// Default: maps.WaitForPrograms.
 	Wait func(ctx context.Context) error
+	// Freed is called after backends got generation 0: who remembers one of them
+	// may have to be told. It must not block, nor call the Reconciler.
+	Freed func()
 }
 
 // Reconciler owns the tables that the agent writes. Its methods must be called
@@ -57,6 +60,7 @@ type Reconciler struct {
 	log    *slog.Logger
 	now    func() time.Time
 	grace  *grace
+	freed  func()
 	totals Stats
 }
 
@@ -135,7 +139,10 @@ func New(tables *maps.Tables, o Options) *Reconciler {
 	if o.Wait == nil {
 		o.Wait = maps.WaitForPrograms
 	}
-	r := &Reconciler{log: o.Log, now: o.Now, grace: newGrace(o.Wait)}
+	if o.Freed == nil {
+		o.Freed = func() {}
+	}
+	r := &Reconciler{log: o.Log, now: o.Now, grace: newGrace(o.Wait), freed: o.Freed}
 	r.tables = maps.Watch(tables, maps.Watcher{Wrote: r.totals.count})
 	r.state = newState(r.tables)
 	return r
@@ -309,6 +316,7 @@ func (r *Reconciler) reclaim(b *retired) {
 	if b == nil {
 		return
 	}
+	before := r.backends.used
 	for _, s := range b.sets {
 		if s.port.sets[s.kind].leaving == b { // otherwise it is in use again
 			r.emptySet(s.port, s.kind)
@@ -333,6 +341,9 @@ func (r *Reconciler) reclaim(b *retired) {
 		}
 	}
 	r.closingNext = r.now().Add(retryMax)
+	if r.backends.used != before {
+		r.freed()
+	}
 	if !b.empty() {
 		for s := range r.failing {
 			s.hurry(r.now())
