@@ -12,7 +12,7 @@ FILES := git ls-files --cached --others --exclude-standard --
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build generate fmt check lint test test-unit test-root diff bench kernel-test demo cluster cluster-down experiment clean
+.PHONY: help deps build generate fmt check lint test test-unit test-root diff bench kernel-test demo cluster cluster-down experiment conformance clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,13 @@ kernel-test: ## Run the tests that load real programs on Linux 6.1, in an emulat
 
 experiment: deps-cluster ## See on a real cluster that Services need no kube-proxy (root; first time 15 minutes, then one)
 	hack/cluster experiment
+
+conformance: deps-cluster ## Run the official [sig-network] tests on Beeline and kube-proxy, or what is missing of them (root; hours)
+	hack/cluster conformance --proxy beeline $(CONFORMANCE)
+	hack/cluster conformance --proxy kube-proxy-nftables $(CONFORMANCE)
+	hack/cluster conformance --proxy beeline --cni vxlan --classes P $(CONFORMANCE)
+	hack/cluster conformance --proxy kube-proxy-nftables --cni vxlan --classes P $(CONFORMANCE)
+	hack/cluster conformance-page
 
 cluster: deps-cluster ## Start a real cluster with Beeline and leave it running (root; see test/cluster/README.md)
 	hack/cluster up $(CLUSTER)

@@ -121,8 +121,12 @@ func (r *runner) startServer(s server, logPath string) (<-chan error, error) {
 		return nil, err
 	}
 	defer func() { _ = log.Close() }()
-	cmd := exec.Command("/proc/self/exe", "serve", "--tree", r.tree, "--name", r.cfg.Name, "--nodes", strconv.Itoa(r.cfg.Nodes),
-		"--dual="+strconv.FormatBool(r.cfg.Dual), "--cni", r.cni, "--proxy", r.proxy)
+	args := []string{"serve", "--tree", r.tree, "--name", r.cfg.Name, "--nodes", strconv.Itoa(r.cfg.Nodes),
+		"--zones", strconv.Itoa(r.cfg.Zones), "--dual=" + strconv.FormatBool(r.cfg.Dual), "--cni", r.cni, "--proxy", r.proxy}
+	for _, arg := range r.cfg.AgentArgs {
+		args = append(args, "--agent-arg", arg)
+	}
+	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {

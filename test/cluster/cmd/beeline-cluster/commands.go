@@ -25,14 +25,22 @@ type runner struct {
 	cfg   cluster.Config
 	cni   string
 	proxy string
+	wants kit.Wants
 }
 
 // clusterFlags declares what a cluster can be asked to be.
 func (r *runner) clusterFlags(cmd *cobra.Command, proxy cluster.Proxy) {
-	cmd.Flags().IntVar(&r.cfg.Nodes, "nodes", 2, "number of nodes, each in a zone of its own, at most 9")
+	cmd.Flags().IntVar(&r.cfg.Nodes, "nodes", 2, "number of nodes, at most 9")
+	cmd.Flags().IntVar(&r.cfg.Zones, "zones", 0, "number of zones that nodes take turns to be in (default: each has its own)")
 	cmd.Flags().BoolVar(&r.cfg.Dual, "dual", false, "both IPv4 and IPv6")
+	r.proxyFlags(cmd, proxy)
+}
+
+// proxyFlags declares what does not depend on a cluster's size.
+func (r *runner) proxyFlags(cmd *cobra.Command, proxy cluster.Proxy) {
 	cmd.Flags().StringVar(&r.cni, "cni", string(cluster.Routes), "how pods reach other nodes: routes or vxlan")
 	cmd.Flags().StringVar(&r.proxy, "proxy", string(proxy), fmt.Sprintf("who serves Services, one of %v", cluster.Proxies()))
+	cmd.Flags().StringArrayVar(&r.cfg.AgentArgs, "agent-arg", nil, "an argument for Beeline's agent beyond those in its manifest")
 }
 
 // nameCluster gives a cluster without a name its default, so that an experiment
@@ -40,8 +48,8 @@ func (r *runner) clusterFlags(cmd *cobra.Command, proxy cluster.Proxy) {
 func (r *runner) nameCluster(cmd *cobra.Command) {
 	switch {
 	case r.cfg.Name != "":
-	case cmd.Name() == "experiment":
-		r.cfg.Name = "experiment"
+	case cmd.Name() == "experiment", cmd.Name() == "conformance":
+		r.cfg.Name = cmd.Name()
 	default:
 		r.cfg.Name = "main"
 	}
@@ -55,6 +63,8 @@ func (r *runner) check() error {
 		return errors.New("needs root: namespaces, cgroups and mounts")
 	case r.cfg.Nodes < 1 || r.cfg.Nodes > 9:
 		return fmt.Errorf("--nodes is %d, want 1 to 9", r.cfg.Nodes)
+	case r.cfg.Zones < 0 || r.cfg.Zones > r.cfg.Nodes:
+		return fmt.Errorf("--zones is %d, want 0 to the number of nodes", r.cfg.Zones)
 	case !slices.Contains(cluster.Proxies(), cluster.Proxy(r.proxy)):
 		return fmt.Errorf("--proxy is %q, want one of %v", r.proxy, cluster.Proxies())
 	case r.cfg.CNI != cluster.Routes && r.cfg.CNI != cluster.VXLAN:
@@ -64,13 +74,15 @@ func (r *runner) check() error {
 }
 
 func (r *runner) newPrepare() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use: "prepare", Short: "Build what is missing in the cache", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, _, err := r.makeKit(cmd.Context())
 			return err
 		},
 	}
+	cmd.Flags().BoolVar(&r.wants.Tests, "tests", false, "also what conformance needs")
+	return cmd
 }
 
 // run prepares what is missing, starts a cluster without a proxy, calls f, and

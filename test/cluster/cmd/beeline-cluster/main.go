@@ -55,9 +55,10 @@ of a cluster has an uplink. Needs root.`,
 	}
 	r := &runner{log: log}
 	root.PersistentFlags().StringVar(&r.tree, "tree", "", "Beeline's work tree (default: that around the current folder)")
-	root.PersistentFlags().StringVar(&r.cfg.Name, "name", "", "name of the cluster (default: experiment for that command, else main)")
+	root.PersistentFlags().StringVar(&r.cfg.Name, "name", "", "name of the cluster (default: main; that of the command for experiment and conformance)")
 	root.PersistentPreRun = func(cmd *cobra.Command, _ []string) { r.nameCluster(cmd) }
-	root.AddCommand(r.newPrepare(), r.newUp(), r.newServe(), r.newDown(), r.newKubectl(), r.newNode(), r.newExperiment())
+	root.AddCommand(r.newPrepare(), r.newUp(), r.newServe(), r.newDown(), r.newKubectl(), r.newNode(), r.newExperiment(),
+		r.newConformance(), r.newConformancePage())
 	root.AddCommand(hiddenBoxCommands(log)...)
 	return root
 }
@@ -85,6 +86,6 @@ func (r *runner) makeKit(ctx context.Context) (*kit.Kit, kit.Cache, error) {
 			return nil, "", err
 		}
 	}
-	k, err := kit.Make(ctx, cache, r.tree, r.log)
+	k, err := kit.Make(ctx, cache, r.tree, r.wants, r.log)
 	return k, cache, err
 }

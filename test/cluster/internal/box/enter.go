@@ -142,7 +142,7 @@ func buildRoot(spec Spec, hierarchies []hierarchy) error {
 	mountDevices(m)
 	m.mount("tmpfs", "/run", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755")
 	m.mount("tmpfs", "/tmp", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777")
-	m.bind(Bind{From: spec.Logs, To: logDir})
+	m.bind(Bind{From: spec.Logs, To: LogDir})
 	for _, b := range spec.Binds {
 		m.bind(b)
 	}

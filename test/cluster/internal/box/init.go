@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// logDir is where a box sees its folder of logs.
-const logDir = "/var/log/box"
+// LogDir is where a box sees its folder of logs.
+const LogDir = "/var/log/box"
 
 // planVariable carries an initPlan from Enter to Init.
 const planVariable = "BOX_INIT"
@@ -57,7 +57,7 @@ func keepRunning(box string, p Process, r *reaper, log *slog.Logger) {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
-	path := filepath.Join(logDir, box+"-"+p.Name+".log")
+	path := filepath.Join(LogDir, box+"-"+p.Name+".log")
 	for {
 		status, err := runOnce(p, path, r)
 		log.Warn("process ended, starting it again", "process", p.Name, "status", status, "err", err)

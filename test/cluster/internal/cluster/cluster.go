@@ -7,6 +7,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,12 +37,17 @@ const (
 type Config struct {
 	// Name tells clusters that run at once apart.
 	Name string
-	// Nodes is their number, 1 to 9. Node n is in zone "zone-n".
+	// Nodes is their number, 1 to 9.
 	Nodes int
+	// Zones is their number, which nodes take turns to be in: node1 is in
+	// zone-1. With 0, every node has a zone of its own.
+	Zones int
 	// Dual gives nodes, pods and Services both families, IPv4 first.
 	Dual bool
 	// CNI is how pods reach each other.
 	CNI CNI
+	// AgentArgs are added to those in Beeline's manifest.
+	AgentArgs []string
 }
 
 // Cluster is a running cluster.
@@ -213,6 +219,7 @@ func (c *Cluster) waitForAPI(ctx context.Context) error {
 // pod ranges and zones.
 func (c *Cluster) nodeObjects() []any {
 	var objects []any
+	zones := cmp.Or(c.cfg.Zones, c.cfg.Nodes)
 	for n, plan := range c.plans {
 		var ranges []string
 		for _, p := range plan.pods() {
@@ -224,7 +231,7 @@ func (c *Cluster) nodeObjects() []any {
 			"metadata": map[string]any{"name": name, "labels": map[string]string{
 				"kubernetes.io/hostname":        name,
 				"topology.kubernetes.io/region": "here",
-				"topology.kubernetes.io/zone":   fmt.Sprintf("zone-%d", n+1),
+				"topology.kubernetes.io/zone":   fmt.Sprintf("zone-%d", n%zones+1),
 			}},
 			"spec": map[string]any{"podCIDR": ranges[0], "podCIDRs": ranges},
 		})
@@ -260,6 +267,14 @@ func (c *Cluster) ranges(v4, v6 string) string {
 
 // Dirs says where the cluster keeps its files.
 func (c *Cluster) Dirs() Dirs { return c.dirs }
+
+// SharedDir is a folder among the logs, as this machine and as boxes see it.
+func (c *Cluster) SharedDir(name string) (outside, inside string) {
+	return filepath.Join(c.dirs.Logs, name), filepath.Join(box.LogDir, name)
+}
+
+// KubernetesVersion is that of every component: "v1.37.2".
+func (c *Cluster) KubernetesVersion() string { return c.kit.KubernetesVersion }
 
 // Nodes is their number.
 func (c *Cluster) Nodes() int { return c.cfg.Nodes }

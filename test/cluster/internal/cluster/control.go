@@ -20,6 +20,11 @@ const (
 	etcdDir       = "/run/etcd"            // in memory: nothing outlives the cluster
 	cniDir        = "/etc/cni/net.d"       // CNI configuration
 	pullDir       = "/etc/containerd/pull" // where images come from
+	// TestsDir holds the official tests in the control plane's box.
+	TestsDir = "/opt/e2e"
+	// KubectlPath and AdminKubeconfig are there, too.
+	KubectlPath     = kubernetesDir + "/kubectl"
+	AdminKubeconfig = configDir + "/admin.conf"
 )
 
 // server is the API server's URL on the nodes' network.
@@ -32,10 +37,14 @@ func (c *Cluster) startControlPlane() error {
 		return fmt.Errorf("control plane: %w", err)
 	}
 	binary := func(name string) string { return path.Join(kubernetesDir, name) }
+	binds := []box.Bind{{From: c.kit.Etcd, To: etcdBinDir, ReadOnly: true}}
+	if c.kit.Tests != "" {
+		binds = append(binds, box.Bind{From: c.kit.Tests, To: TestsDir, ReadOnly: true})
+	}
 	return c.startBox(c.control, box.Spec{
 		Name:  ControlBox,
 		Files: files,
-		Binds: []box.Bind{{From: c.kit.Etcd, To: etcdBinDir, ReadOnly: true}},
+		Binds: binds,
 		Processes: []box.Process{
 			{Name: "etcd", Args: etcdArgs()},
 			{Name: "kube-apiserver", Args: append([]string{binary("kube-apiserver")}, c.apiServerArgs()...)},

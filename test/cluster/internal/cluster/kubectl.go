@@ -5,6 +5,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -42,10 +43,26 @@ func (c *Cluster) kubectl(ctx context.Context, stdin string, args ...string) (st
 // StartIn starts a command on a node or in the control plane of the cluster of
 // that name, with our standard files.
 func StartIn(ctx context.Context, cache kit.Cache, name, boxName string, args ...string) (*exec.Cmd, error) {
-	c := &Cluster{cfg: Config{Name: name}}
-	text, err := os.ReadFile(DirsOf(cache, name).PidOf(boxName))
+	c := &Cluster{cfg: Config{Name: name}, dirs: DirsOf(cache, name)}
+	return c.startIn(ctx, boxName, os.Stdin, os.Stdout, os.Stderr, args...)
+}
+
+// RunIn runs a command on a node or in the control plane and writes all that it
+// says to w. It ends with the cluster at the latest, however this process ends.
+func (c *Cluster) RunIn(ctx context.Context, boxName string, w io.Writer, args ...string) error {
+	cmd, err := c.startIn(ctx, boxName, nil, w, w, args...)
 	if err != nil {
-		return nil, fmt.Errorf("no %s of a cluster %s is running: %w", boxName, name, err)
+		return err
+	}
+	return cmd.Wait()
+}
+
+func (c *Cluster) startIn(
+	ctx context.Context, boxName string, stdin io.Reader, stdout, stderr io.Writer, args ...string,
+) (*exec.Cmd, error) {
+	text, err := os.ReadFile(c.dirs.PidOf(boxName))
+	if err != nil {
+		return nil, fmt.Errorf("no %s of a cluster %s is running: %w", boxName, c.cfg.Name, err)
 	}
 	pid, err := strconv.Atoi(string(text))
 	if err != nil {
@@ -56,7 +73,7 @@ func StartIn(ctx context.Context, cache kit.Cache, name, boxName string, args ..
 		return nil, err
 	}
 	cmd := box.Command(ctx, pid, args...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, stderr
 	return cmd, lab.Start(cmd, nil, &lab.Cgroup{Path: filepath.Join(mount, c.cgroup(), boxName, box.InitCgroup)})
 }
 

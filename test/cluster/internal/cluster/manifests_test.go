@@ -19,7 +19,7 @@ func TestBeelineManifest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	changed, err := addAgentArg(string(text), "--cgroup-root=/elsewhere")
+	changed, err := addAgentArgs(string(text), "--cgroup-root=/elsewhere")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -115,16 +115,25 @@ func (c *Cluster) nodeFiles(name string, plan nodeNetwork) (map[string]string, e
 	}
 	registry := fmt.Sprintf("http://%s:%d", controlPlaneV4, registryPort)
 	pull := fmt.Sprintf("server = %q\n[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n", registry, registry)
-	return map[string]string{
-		inConfig("ca.crt"):               string(c.ca.Cert),
-		inConfig("kubelet.conf"):         kubeconfig,
-		inConfig("kubelet.yaml"):         fmt.Sprintf(kubeletConfig, inConfig("ca.crt"), dnsAddress, containerdSocket, plan.v4),
-		"/etc/containerd/config.toml":    fmt.Sprintf(containerdConfig, containerdSocket, cniDir, pullDir),
-		pullDir + "/_default/hosts.toml": pull,
-		cniDir + "/10-bridge.conflist":   network,
-		"/etc/resolv.conf":               "# Nobody to ask: this network has no uplink.\n",
-		"/etc/hosts":                     fmt.Sprintf("127.0.0.1 localhost\n::1 localhost\n%s %s\n", plan.v4, name),
-	}, nil
+	files := map[string]string{
+		inConfig("ca.crt"):             string(c.ca.Cert),
+		inConfig("kubelet.conf"):       kubeconfig,
+		inConfig("kubelet.yaml"):       fmt.Sprintf(kubeletConfig, inConfig("ca.crt"), dnsAddress, containerdSocket, plan.v4),
+		"/etc/containerd/config.toml":  fmt.Sprintf(containerdConfig, containerdSocket, cniDir, pullDir),
+		cniDir + "/10-bridge.conflist": network,
+		"/etc/resolv.conf":             "# Nobody to ask: this network has no uplink.\n",
+		"/etc/hosts":                   fmt.Sprintf("127.0.0.1 localhost\n::1 localhost\n%s %s\n", plan.v4, name),
+	}
+	for _, host := range registries() {
+		files[path.Join(pullDir, host, "hosts.toml")] = pull
+	}
+	return files, nil
+}
+
+// registries are the hosts that the cluster's registry answers for. Others are
+// themselves, such as localhost, where a NodePort may lead to a registry.
+func registries() []string {
+	return []string{"docker.io", "registry.k8s.io", "ghcr.io", "gcr.io", "quay.io"}
 }
 
 // kubeletConfig is filled with the CA, the cluster's DNS address, containerd's

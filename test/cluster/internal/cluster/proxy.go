@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"sigs.k8s.io/yaml"
@@ -63,22 +64,30 @@ func (c *Cluster) InstallProxy(ctx context.Context, p Proxy) error {
 	return nil
 }
 
-// beelineManifest is the manifest as it is in the work tree; on machines that
-// still have cgroup v1 beside v2, with the place where v2 is mounted there.
+// beelineManifest is the manifest as it is in the work tree, with the arguments
+// that the configuration adds; on machines that still have cgroup v1 beside v2,
+// also with the place where v2 is mounted there.
 func (c *Cluster) beelineManifest() (string, error) {
 	text, err := os.ReadFile(filepath.Join(c.kit.Tree, beelineManifest))
 	if err != nil {
 		return "", err
 	}
 	mount, err := lab.CgroupMount()
-	if err != nil || mount == "/sys/fs/cgroup" {
-		return string(text), err
+	if err != nil {
+		return "", err
 	}
-	return addAgentArg(string(text), "--cgroup-root="+mount)
+	args := slices.Clone(c.cfg.AgentArgs)
+	if mount != "/sys/fs/cgroup" {
+		args = append(args, "--cgroup-root="+mount)
+	}
+	if len(args) == 0 {
+		return string(text), nil
+	}
+	return addAgentArgs(string(text), args...)
 }
 
-// addAgentArg adds an argument to the only container of the only DaemonSet.
-func addAgentArg(manifests, arg string) (string, error) {
+// addAgentArgs adds arguments to the only container of the only DaemonSet.
+func addAgentArgs(manifests string, args ...string) (string, error) {
 	var objects []any
 	for _, document := range strings.Split(manifests, "\n---\n") {
 		var o map[string]any
@@ -87,7 +96,9 @@ func addAgentArg(manifests, arg string) (string, error) {
 		}
 		if o["kind"] == "DaemonSet" {
 			container := dig(o, "spec", "template", "spec", "containers").([]any)[0].(map[string]any)
-			container["args"] = append(container["args"].([]any), arg)
+			for _, arg := range args {
+				container["args"] = append(container["args"].([]any), arg)
+			}
 		}
 		objects = append(objects, o)
 	}

@@ -23,32 +23,47 @@ type moduleBuild struct {
 	name   string // in the cache, before the version
 	module string // a module of the repository, below test/cluster
 	path   string // of the module that gives the version
-	// args are go build's, for a version; the output folder is not among them.
-	args func(version string) []string
-	// output is a file's name for a single binary; empty: named as go does.
-	output string
+	// commands are the arguments of go, for a version and the output folder.
+	commands func(version, dir string) [][]string
 }
 
 var (
 	kubernetesBuild = moduleBuild{
 		name: "kubernetes", module: "kubernetes", path: "k8s.io/kubernetes",
-		args: func(version string) []string {
-			args := []string{"-ldflags", "-s -w " + kubernetesVersionFlags(version)}
+		commands: func(version, dir string) [][]string {
+			args := []string{"build", "-o", dir + "/", "-ldflags", "-s -w " + kubernetesVersionFlags(version)}
 			for _, b := range kubernetesBinaries {
 				args = append(args, "k8s.io/kubernetes/cmd/"+b)
 			}
-			return args
+			return [][]string{args}
 		},
 	}
 	etcdBuild = moduleBuild{
-		name: "etcd", module: "kubernetes", path: "go.etcd.io/etcd/server/v3", output: "etcd",
-		args: func(string) []string { return []string{"-ldflags", "-s -w", "go.etcd.io/etcd/server/v3"} },
+		name: "etcd", module: "kubernetes", path: "go.etcd.io/etcd/server/v3",
+		commands: func(_, dir string) [][]string {
+			return [][]string{{"build", "-o", dir + "/etcd", "-ldflags", "-s -w", "go.etcd.io/etcd/server/v3"}}
+		},
 	}
 	coreDNSBuild = moduleBuild{
-		name: "coredns", module: "coredns", path: "github.com/coredns/coredns", output: "coredns",
-		args: func(string) []string { return []string{"-ldflags", "-s -w", "."} },
+		name: "coredns", module: "coredns", path: "github.com/coredns/coredns",
+		commands: func(_, dir string) [][]string {
+			return [][]string{{"build", "-o", dir + "/coredns", "-ldflags", "-s -w", "."}}
+		},
+	}
+	testsBuild = moduleBuild{
+		name: "e2e", module: "kubernetes", path: "k8s.io/kubernetes",
+		commands: func(version, dir string) [][]string {
+			return [][]string{
+				{"test", "-c", "-o", dir + "/e2e.test", "-ldflags", "-s -w " + kubernetesVersionFlags(version), "k8s.io/kubernetes/test/e2e"},
+				{"build", "-o", dir + "/", "-ldflags", "-s -w", "github.com/onsi/ginkgo/v2/ginkgo",
+					testImages + "/agnhost", testImages + "/regression-issue-74839"},
+			}
+		},
 	}
 )
+
+// testImages holds the programs in the images of the official tests.
+const testImages = "k8s.io/kubernetes/test/images"
 
 // build builds what is not in the cache, and returns the folder and the version.
 func (m *maker) build(ctx context.Context, b moduleBuild) (dir, version string, err error) {
@@ -59,9 +74,12 @@ func (m *maker) build(ctx context.Context, b moduleBuild) (dir, version string, 
 	}
 	dir, err = m.cache.once(b.name+"-"+version, func(dir string) error {
 		m.log.Info("building", "what", b.name, "version", version)
-		args := append([]string{"build", "-o", dir + "/" + b.output}, b.args(version)...)
-		_, err := command(ctx, module, static, "go", args...)
-		return err
+		for _, args := range b.commands(version, dir) {
+			if _, err := command(ctx, module, static, "go", args...); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	return dir, version, err
 }

@@ -15,13 +15,13 @@ const (
 	debianSuite   = "bookworm"
 	debianMirror  = "http://deb.debian.org/debian"
 	MirrorEnv     = "BEELINE_CLUSTER_DEBIAN_MIRROR"
-	debianVersion = "1" // raise it when debianPackages changes
+	debianVersion = "2" // raise it when debianPackages changes
 )
 
 // debianPackages is what nodes, the control plane and images need.
 const debianPackages = "containerd,runc,containernetworking-plugins,kmod,procps," + // nodes
 	"nftables,iptables,iproute2," + // kube-proxy, and people who look around
-	"busybox,nginx-light,curl,wget,bind9-dnsutils,netcat-openbsd,iperf3" // images
+	"busybox,nginx-light,curl,wget,bind9-dnsutils,netcat-openbsd,iperf,iperf3,socat" // images
 
 // makeDebian unpacks the root file system that is the lower layer of every box
 // and of most images. Nothing is installed on this machine: debootstrap itself

@@ -27,8 +27,17 @@ type Kit struct {
 	CoreDNSVersion string
 	// Debian is the root file system of nodes. It must not be written to.
 	Debian string
+	// Tests is a folder with the official end-to-end tests and ginkgo, their
+	// runner; empty unless asked for.
+	Tests string
 	// Images are what the cluster's registry serves.
 	Images []oci.Image
+}
+
+// Wants says what is needed beyond what every cluster needs.
+type Wants struct {
+	// Tests are the official end-to-end tests and the images that they ask for.
+	Tests bool
 }
 
 // maker makes a Kit.
@@ -40,7 +49,7 @@ type maker struct {
 
 // Make makes what is missing in the cache, which takes a quarter of an hour
 // from nothing, and Beeline, which takes seconds.
-func Make(ctx context.Context, cache Cache, tree string, log *slog.Logger) (*Kit, error) {
+func Make(ctx context.Context, cache Cache, tree string, wants Wants, log *slog.Logger) (*Kit, error) {
 	m := &maker{cache, tree, log}
 	k := &Kit{Tree: tree}
 	var coredns string
@@ -57,7 +66,10 @@ func Make(ctx context.Context, cache Cache, tree string, log *slog.Logger) (*Kit
 		if k.Etcd, _, err = m.build(groupCtx, etcdBuild); err != nil {
 			return err
 		}
-		coredns, k.CoreDNSVersion, err = m.build(groupCtx, coreDNSBuild)
+		if coredns, k.CoreDNSVersion, err = m.build(groupCtx, coreDNSBuild); err != nil || !wants.Tests {
+			return err
+		}
+		k.Tests, _, err = m.build(groupCtx, testsBuild)
 		return err
 	})
 	err := group.Wait()
@@ -90,8 +102,7 @@ func (m *maker) makeImages(ctx context.Context, k *Kit, coredns string) ([]oci.I
 		return nil, err
 	}
 	file := func(dir, name string) oci.Content { return oci.ProgramFile(filepath.Join(dir, name), "/"+name) }
-	layers := func(all ...oci.Content) []oci.Content { return all }
-	return oci.Make(
+	images, err := oci.Make(
 		oci.Recipe{Name: "pause:3.10", Layers: layers(oci.Program(pause, "/pause")), Entrypoint: []string{"/pause"}},
 		oci.Recipe{Name: "library/busybox:latest", Layers: layers(oci.Tar(busybox)), Command: []string{"sh"}},
 		oci.Recipe{Name: "library/nginx:latest", Layers: layers(oci.Tar(debian)), Command: []string{"nginx", "-g", "daemon off;"}},
@@ -102,4 +113,12 @@ func (m *maker) makeImages(ctx context.Context, k *Kit, coredns string) ([]oci.I
 		},
 		oci.Recipe{Name: "beeline-net/beeline:latest", Layers: layers(oci.Program(beeline, "/beeline")), Entrypoint: []string{"/beeline"}},
 	)
+	if err != nil || k.Tests == "" {
+		return images, err
+	}
+	tests, err := m.makeTestImages(ctx, k, testLayers{debian: debian, busybox: busybox, pause: pause, coredns: file(coredns, "coredns")})
+	return append(images, tests...), err
 }
+
+// layers are an image's, from the bottom up.
+func layers(all ...oci.Content) []oci.Content { return all }

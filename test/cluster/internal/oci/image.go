@@ -7,6 +7,7 @@ package oci
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -45,31 +46,65 @@ func Tar(path string) Content {
 	return func() (io.ReadCloser, error) { return os.Open(path) }
 }
 
+// Entry is one entry of a layer: a file with Content or that of the file From,
+// a link to Link, or, with none of these, a folder.
+type Entry struct {
+	// Path in the image, absolute.
+	Path    string
+	From    string
+	Content []byte
+	Link    string
+	// Mode of a file; 0 means 0644.
+	Mode int64
+}
+
+// Entries are a layer's, in this order. Files that From names must not change
+// any more.
+func Entries(entries ...Entry) Content {
+	return func() (io.ReadCloser, error) {
+		var layer bytes.Buffer
+		w := tar.NewWriter(&layer)
+		for _, e := range entries {
+			if err := e.write(w); err != nil {
+				return nil, fmt.Errorf("%s: %w", e.Path, err)
+			}
+		}
+		return io.NopCloser(&layer), w.Close()
+	}
+}
+
+func (e Entry) write(w *tar.Writer) error {
+	header := &tar.Header{Name: strings.TrimPrefix(e.Path, "/"), Mode: 0o755}
+	content := e.Content
+	switch {
+	case e.Link != "":
+		header.Typeflag, header.Linkname = tar.TypeSymlink, e.Link
+	case e.From == "" && content == nil:
+		header.Typeflag, header.Name = tar.TypeDir, header.Name+"/"
+	default:
+		if e.From != "" {
+			var err error
+			if content, err = os.ReadFile(e.From); err != nil {
+				return err
+			}
+		}
+		header.Typeflag, header.Size, header.Mode = tar.TypeReg, int64(len(content)), cmp.Or(e.Mode, 0o644)
+	}
+	if err := w.WriteHeader(header); err != nil {
+		return err
+	}
+	_, err := w.Write(content)
+	return err
+}
+
 // ProgramFile is Program for a file that does not change any more.
 func ProgramFile(path, as string) Content {
-	return func() (io.ReadCloser, error) {
-		program, err := os.ReadFile(path)
-		if err != nil {
-			return nil, err
-		}
-		return Program(program, as)()
-	}
+	return Entries(Entry{Path: as, From: path, Mode: 0o755})
 }
 
 // Program is one executable under its path in the image.
 func Program(program []byte, as string) Content {
-	return func() (io.ReadCloser, error) {
-		var layer bytes.Buffer
-		w := tar.NewWriter(&layer)
-		header := &tar.Header{Name: strings.TrimPrefix(as, "/"), Mode: 0o755, Size: int64(len(program)), Typeflag: tar.TypeReg}
-		if err := w.WriteHeader(header); err != nil {
-			return nil, err
-		}
-		if _, err := w.Write(program); err != nil {
-			return nil, err
-		}
-		return io.NopCloser(&layer), w.Close()
-	}
+	return Entries(Entry{Path: as, Content: program, Mode: 0o755})
 }
 
 // Make makes images for the architecture it runs on.
