@@ -131,12 +131,16 @@ static __always_inline bool policy_masquerades(const struct frontend *f,
 /*
  * Whether the backend must see an address of the node. Where its answer comes
  * by here anyway, it sees the client's own, unless one asks for kube-proxy's
- * ways; a backend that is its own client would answer itself.
+ * ways; a backend that is its own client would answer itself. The node's own
+ * processes never do: the stack refuses packets from itself, and netfilter
+ * masquerades only what leaves.
  */
 static __always_inline bool
 source_nat(const struct frontend *f, const struct packet *pkt, enum scope scope,
 	   const struct ip_addr *backend, bool local)
 {
+	if (local_addr(backend))
+		return false;
 	if (local && ip_equal(backend, &pkt->tuple.src))
 		return true;
 	if (local && scope == SCOPE_EXTERNAL && !config_masquerade_local)

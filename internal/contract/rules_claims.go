@@ -231,7 +231,7 @@ func hostNetworkRules() []Rule {
 		Asks: []Ask{
 			{From: Outside, To: "172.18.0.2:80", Want: "pass"},
 			{From: Outside, To: "172.18.0.3:80", Want: "pass"},
-			{From: Outside, To: loadBalancer, Want: "172.18.0.2:80 snat, 172.18.0.3:80 snat"},
+			{From: Outside, To: loadBalancer, Want: "172.18.0.2:80, 172.18.0.3:80 snat"},
 			{From: Pod, To: clusterIP, Want: "172.18.0.2:80, 172.18.0.3:80"},
 		},
 		Problems: []plan.Reason{plan.FrontendIsBackend, plan.FrontendIsBackend},

@@ -278,7 +278,7 @@ func (q *query) choose(m match) {
 	translated := q.sourceNAT(m.frontend)
 	for _, i := range members {
 		b := m.port.Backends[i]
-		q.answer.Backends = append(q.answer.Backends, Backend{b, translated || q.hairpin(b)})
+		q.answer.Backends = append(q.answer.Backends, Backend{b, !q.own(b) && (translated || q.hairpin(b))})
 	}
 	q.step("%d of the %d backends may be chosen (%s set)", len(members), len(m.port.Backends), name)
 }
@@ -330,6 +330,16 @@ func (q *query) sourceNAT(f *plan.Frontend) bool {
 	default:
 		return false
 	}
+	return true
+}
+
+// own reports whether a backend is a process of this node, which sees its
+// clients as they are: masquerading is for what leaves.
+func (q *query) own(b plan.Backend) bool {
+	if !slices.Contains(q.view.Local, b.Addr.Addr()) {
+		return false
+	}
+	q.step("no source NAT to %v: it is this node's own address", b.Addr.Addr())
 	return true
 }
 

@@ -79,7 +79,7 @@ func (d *duel) addService(dice *rand.Rand) {
 	for i := range dice.IntN(4) {
 		e := &endpoint{at: port(s.remotePod, uint16(5000+100*d.vips+i)), local: dice.IntN(2) == 0}
 		if e.local {
-			e.at = port(s.localPod, e.at.Port())
+			e.at = port([]netip.Addr{s.localPod, s.localPod, s.node}[dice.IntN(3)], e.at.Port())
 		}
 		k.endpoints = append(k.endpoints, e)
 		p.Backends = append(p.Backends, plan.Backend{Addr: e.at, Local: e.local})

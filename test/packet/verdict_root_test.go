@@ -246,6 +246,23 @@ func TestMasquerade(t *testing.T) {
 	}
 }
 
+// A24: a process of this node sees its clients as they are. From the node's own
+// address the stack would take no packet.
+func TestNoSourceNATToTheNodeItself(t *testing.T) {
+	for _, opts := range []datapath.PacketOptions{{PodDevice: true}, {MasqueradeLocal: true}, {MasqueradeAll: true}} {
+		for _, s := range sides {
+			w := newWorld(t, opts)
+			w.localAddr(s.node, abi.LocalAddrHere|abi.LocalAddrNodePort)
+			e := &endpoint{at: port(s.node, 8080), local: true}
+			w.addService(&svc{proto: TCP, frontends: []netip.AddrPort{port(s.vip, 80)}, flags: abi.FlagLoadBalancer, endpoints: []*endpoint{e}})
+			seen := w.read("request", w.in(opening(TCP, port(s.client, 40000), port(s.vip, 80))), pass)
+			if seen.Dst != e.at || seen.Src.Addr() != s.client {
+				t.Errorf("IPv%d, %+v: became %v -> %v", s.family, opts, seen.Src, seen.Dst)
+			}
+		}
+	}
+}
+
 func pods(s side) netip.Addr    { return s.localPod.Next() }
 func clients(s side) netip.Addr { return s.client }
 
