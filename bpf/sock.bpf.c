@@ -7,6 +7,7 @@
 #include <linux/errno.h>
 #include <linux/in.h>
 
+#include "lib/handover.h"
 #include "lib/ip.h"
 #include "lib/lb.h"
 #include "lib/tcp_peer.h"
@@ -183,6 +184,8 @@ static __always_inline enum sock_result sock_connect(struct bpf_sock_addr *ctx,
 		udp_connect_forget(ctx, d);
 		return SOCK_UNTOUCHED;
 	}
+	if (config_refuse_new)
+		return SOCK_UNTOUCHED;
 	switch (sock_choose(ctx, f, &choice)) {
 	case VERDICT_BACKEND:
 		break;
@@ -216,7 +219,20 @@ static __always_inline bool udp_reuse(struct udp_flow *flow, bool connected,
 	flow->seen_ns = now;
 	d->addr = flow->addr;
 	d->port = flow->port;
+	if (config_refuse_new)
+		count(COUNTER_HANDED_BACK);
 	return true;
+}
+
+/* Whether a datagram that no flow of ours claims is left to netfilter. */
+static __always_inline bool sock_left(struct bpf_sock_addr *ctx,
+				      const struct sock_dest *d)
+{
+	if (config_refuse_new)
+		return true;
+	return config_keep_flows && ctx->sk &&
+	       kept_flow_of_port(ctx->sk->src_port, &d->addr, d->port,
+				 ctx->protocol);
 }
 
 static __always_inline enum sock_result sock_sendmsg(struct bpf_sock_addr *ctx,
@@ -232,8 +248,9 @@ static __always_inline enum sock_result sock_sendmsg(struct bpf_sock_addr *ctx,
 	f = sock_frontend(ctx, d);
 	if (!f)
 		return SOCK_UNTOUCHED;
-	flows = bpf_sk_storage_get(&udp_peers, ctx->sk, 0,
-				   BPF_SK_STORAGE_GET_F_CREATE);
+	flows = bpf_sk_storage_get(
+		&udp_peers, ctx->sk, 0,
+		config_refuse_new ? 0 : BPF_SK_STORAGE_GET_F_CREATE);
 	if (flows) {
 		flow = udp_flow_by_vip(flows, &vip.addr, vip.port);
 		connected = flow && ctx->sk->state == BPF_TCP_ESTABLISHED &&
@@ -242,9 +259,11 @@ static __always_inline enum sock_result sock_sendmsg(struct bpf_sock_addr *ctx,
 			return SOCK_TRANSLATED;
 		if (connected) /* it tells that the socket must be ended */
 			flow = NULL;
-	} else {
+	} else if (!config_refuse_new) {
 		count(COUNTER_UDP_NO_STORAGE);
 	}
+	if (sock_left(ctx, d))
+		return SOCK_UNTOUCHED;
 	switch (sock_choose(ctx, f, &choice)) {
 	case VERDICT_BACKEND:
 		break;
@@ -280,6 +299,8 @@ static __always_inline bool sock_recvmsg(struct bpf_sock_addr *ctx,
 		return false;
 	flow->seen_ns = bpf_ktime_get_coarse_ns();
 	flow->replied = 1;
+	if (config_refuse_new)
+		count(COUNTER_HANDED_BACK);
 	d->addr = flow->vip;
 	d->port = flow->vip_port;
 	return true;

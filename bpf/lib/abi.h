@@ -229,6 +229,7 @@ enum counter {
 	COUNTER_REWRITE_FAILED, /* dropped: the kernel refused a change */
 	COUNTER_ICMP_LIMITED,	/* an ICMP answer was not sent: rate limit */
 	COUNTER_ICMP_SENT,	/* an ICMP answer of our own was sent */
+	COUNTER_HANDED_BACK,	/* rollback: a datagram of an older UDP flow */
 	COUNTER_COUNT,
 };
 
@@ -381,6 +382,7 @@ enum trace_stage {
 	TRACE_REFUSED,	   /* refused or dropped: a counter says why */
 	TRACE_CHOSEN,	   /* a backend was chosen, and then no way found */
 	TRACE_TRANSLATED,  /* ... and the packet is translated */
+	TRACE_HANDED_OVER, /* netfilter's, while the node is handed over */
 };
 
 /* The steps of a dry run (config_dry_run), for `beeline explain`. */

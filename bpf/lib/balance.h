@@ -7,6 +7,7 @@
 #define BEELINE_BALANCE_H
 
 #include "frontend.h"
+#include "handover.h"
 #include "nat.h"
 #include "trace.h"
 
@@ -106,6 +107,8 @@ __noinline int balance(ctx_t *ctx, const struct packet *pkt,
 		return not_ours(TRACE_ODD_SOURCE);
 	if (somebody_elses(pkt))
 		return not_ours(TRACE_MID_FLOW);
+	if (config_refuse_new || kept_flow(&pkt->tuple))
+		return not_ours(TRACE_HANDED_OVER);
 	scope = client_scope(pkt);
 	trace_frontend(f, scope, policy_set(f, scope));
 	outcome = balance_pick(pkt, f, scope, &choice);

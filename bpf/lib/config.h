@@ -15,5 +15,7 @@ CONFIG(__u8, refuse_unknown_ports,
 CONFIG(__u8, dry_run,
        "say what would become of a packet, and write no table (trace.h)");
 CONFIG(__u8, tcp_peer_names, "getpeername() on TCP tells the VIP (ADR 0003)");
+CONFIG(__u8, keep_flows, "flows that netfilter translates stay with it");
+CONFIG(__u8, refuse_new, "new flows are somebody else's: a rollback");
 
 #endif

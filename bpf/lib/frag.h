@@ -57,6 +57,8 @@ static __noinline bool fragment_recall(struct packet *pkt)
  * is a Service's and nobody else's, the stack has no use for it either. */
 static __noinline int fragment_unknown(const struct packet *pkt, enum hook hook)
 {
+	if (config_leave_unknown)
+		return pass(); /* the first one may have been the stack's */
 	if (hook == HOOK_INGRESS && address_frontend(&pkt->tuple.dst))
 		return drop(COUNTER_FRAGMENT_EARLY);
 	return pass();

@@ -59,6 +59,17 @@ struct {
 	__type(value, struct service_name);
 } services SEC(".maps");
 
+/* Flows that netfilter translates, while a node is handed over: as requests
+ * and as replies show them, and without their client's address as a socket
+ * knows them. The value means nothing. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct flow_tuple);
+	__type(value, __u32);
+} kept_flows SEC(".maps");
+
 /* --- written by programs --- */
 
 /* Not an LRU: an entry goes when its socket goes (pains A2, A19). */

@@ -10,6 +10,7 @@
 #include "drop.h"
 #include "fib.h"
 #include "flow.h"
+#include "handover.h"
 #include "lb.h"
 
 #define NAT_TRIES 16
@@ -57,7 +58,8 @@ __noinline int nat_reserve(struct flow_tuple *reply, __u32 index, __u64 now)
 	if (!reply)
 		return 0;
 	for (int i = 0; i < NAT_TRIES; i++) {
-		if (reply->dport && flow_reserve_reply(reply, index, now))
+		if (reply->dport && !kept_flow(reply) &&
+		    flow_reserve_reply(reply, index, now))
 			return 1;
 		reply->dport = nat_port();
 	}

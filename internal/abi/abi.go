@@ -145,6 +145,7 @@ const (
 	TraceRefused    = kernelTraceStageTRACE_REFUSED
 	TraceChosen     = kernelTraceStageTRACE_CHOSEN
 	TraceTranslated = kernelTraceStageTRACE_TRANSLATED
+	TraceHandedOver = kernelTraceStageTRACE_HANDED_OVER
 )
 
 // Where a client is.
@@ -156,6 +157,9 @@ const (
 
 // Counters counts the values of Counter.
 const Counters = int(kernelCounterCOUNTER_COUNT)
+
+// CounterHandedBack grows while UDP sockets use flows from before a rollback.
+const CounterHandedBack = kernelCounterCOUNTER_HANDED_BACK
 
 // counterNames are stable: metrics and the command line print them.
 var counterNames = [Counters]string{
@@ -182,6 +186,7 @@ var counterNames = [Counters]string{
 	kernelCounterCOUNTER_REWRITE_FAILED:     "rewrite_failed",
 	kernelCounterCOUNTER_ICMP_LIMITED:       "icmp_limited",
 	kernelCounterCOUNTER_ICMP_SENT:          "icmp_sent",
+	kernelCounterCOUNTER_HANDED_BACK:        "handed_back",
 }
 
 func (c kernelCounter) String() string {
@@ -216,6 +221,7 @@ const (
 	MapUDPPeers   = kernelMapUdpPeers
 	MapAffinities = kernelMapAffinities
 	MapCounters   = kernelMapCounters
+	MapKeptFlows  = kernelMapKeptFlows
 
 	// Of the packet path.
 	MapLocalAddrs    = kernelMapLocalAddrs
@@ -263,6 +269,15 @@ func NewFrontendKey(addr netip.Addr, port uint16, protocol uint8) FrontendKey {
 // prefixBits is the length of a prefix in the kernel's one width.
 func prefixBits(prefix netip.Prefix) uint32 {
 	return uint32(prefix.Bits() + 128 - prefix.Addr().BitLen())
+}
+
+// NewFlowTuple makes a tuple of a packet from src to dst. A zero src stands for
+// a client whose address is not known (abi.MapKeptFlows).
+func NewFlowTuple(protocol uint8, src, dst netip.AddrPort) FlowTuple {
+	return FlowTuple{
+		Src: Addr(src.Addr()), Dst: Addr(dst.Addr()),
+		Sport: Port(src.Port()), Dport: Port(dst.Port()), Protocol: protocol,
+	}
 }
 
 // NewPodRangeKey makes the key of a range of pod addresses.

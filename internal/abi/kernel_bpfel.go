@@ -81,7 +81,8 @@ const (
 	kernelCounterCOUNTER_REWRITE_FAILED     kernelCounter = 19
 	kernelCounterCOUNTER_ICMP_LIMITED       kernelCounter = 20
 	kernelCounterCOUNTER_ICMP_SENT          kernelCounter = 21
-	kernelCounterCOUNTER_COUNT              kernelCounter = 22
+	kernelCounterCOUNTER_HANDED_BACK        kernelCounter = 22
+	kernelCounterCOUNTER_COUNT              kernelCounter = 23
 )
 
 type kernelEgressKey struct {
@@ -331,6 +332,7 @@ const (
 	kernelTraceStageTRACE_REFUSED     kernelTraceStage = 4
 	kernelTraceStageTRACE_CHOSEN      kernelTraceStage = 5
 	kernelTraceStageTRACE_TRANSLATED  kernelTraceStage = 6
+	kernelTraceStageTRACE_HANDED_OVER kernelTraceStage = 7
 )
 
 type kernelUdpFlows struct {
@@ -365,6 +367,7 @@ const (
 	kernelMapFragments     = "fragments"
 	kernelMapFrontends     = "frontends"
 	kernelMapIcmpTokens    = "icmp_tokens"
+	kernelMapKeptFlows     = "kept_flows"
 	kernelMapLocalAddrs    = "local_addrs"
 	kernelMapPeers         = "peers"
 	kernelMapPodRanges     = "pod_ranges"
@@ -434,6 +437,7 @@ type kernelMapSpecs struct {
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
 	IcmpTokens    *ebpf.MapSpec `ebpf:"icmp_tokens"`
+	KeptFlows     *ebpf.MapSpec `ebpf:"kept_flows"`
 	LocalAddrs    *ebpf.MapSpec `ebpf:"local_addrs"`
 	Peers         *ebpf.MapSpec `ebpf:"peers"`
 	PodRanges     *ebpf.MapSpec `ebpf:"pod_ranges"`
@@ -481,6 +485,7 @@ type kernelMaps struct {
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`
 	IcmpTokens    *ebpf.Map `ebpf:"icmp_tokens"`
+	KeptFlows     *ebpf.Map `ebpf:"kept_flows"`
 	LocalAddrs    *ebpf.Map `ebpf:"local_addrs"`
 	Peers         *ebpf.Map `ebpf:"peers"`
 	PodRanges     *ebpf.Map `ebpf:"pod_ranges"`
@@ -504,6 +509,7 @@ func (m *kernelMaps) Close() error {
 		m.Fragments,
 		m.Frontends,
 		m.IcmpTokens,
+		m.KeptFlows,
 		m.LocalAddrs,
 		m.Peers,
 		m.PodRanges,

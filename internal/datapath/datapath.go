@@ -41,6 +41,8 @@ type Options struct {
 	TCPPeerNames bool
 	// Packet are the settings of the packet path; nil: there is none.
 	Packet *PacketOptions
+	// Handover says which flows are not ours; SetHandover changes it later.
+	Handover Handover
 	// Log gets what an operator should know.
 	Log *slog.Logger
 }
@@ -184,6 +186,8 @@ func (d *Datapath) configure(spec *ebpf.CollectionSpec) error {
 	return errors.Join(
 		vars.ConfigRefuseUnknownPorts.Set(flag(d.opts.RefuseUnknownPorts)),
 		vars.ConfigTcpPeerNames.Set(flag(d.opts.TCPPeerNames)),
+		vars.ConfigKeepFlows.Set(flag(d.opts.Handover.KeepFlows)),
+		vars.ConfigRefuseNew.Set(flag(d.opts.Handover.RefuseNew)),
 	)
 }
 
@@ -195,20 +199,31 @@ func flag(on bool) uint8 {
 }
 
 func (d *Datapath) attachOne(name string, prog *ebpf.Program, typ ebpf.AttachType) error {
-	l, err := d.adoptLink(name)
+	l, err := d.linkOf(name)
 	if err != nil {
 		return err
 	}
-	if l != nil {
-		if err := l.Update(prog); err != nil {
-			_ = l.Close()
-			return fmt.Errorf("replace program: %w", err)
+	if l == nil {
+		if l, err = d.newLink(name, prog, typ); err != nil {
+			return err
 		}
-	} else if l, err = d.newLink(name, prog, typ); err != nil {
-		return err
+		d.links[name] = l
+		return d.pinProgram(name, prog)
 	}
 	d.links[name] = l
+	if err := l.Update(prog); err != nil {
+		return fmt.Errorf("replace program: %w", err)
+	}
 	return d.pinProgram(name, prog)
+}
+
+// linkOf returns a program's link, this agent's or that of an earlier one; nil
+// if there is none.
+func (d *Datapath) linkOf(name string) (link.Link, error) {
+	if l := d.links[name]; l != nil {
+		return l, nil
+	}
+	return d.adoptLink(name)
 }
 
 // adoptLink opens the link of an earlier agent, or returns nil if there is

@@ -88,6 +88,7 @@ type attacher interface {
 // Datapath was opened with. Nothing is attached before Set.
 func (d *Datapath) Devices() (*Devices, error) {
 	opts := *d.opts.Packet
+	opts.Handover = d.opts.Handover
 	seed, err := d.flowSeed()
 	if err != nil {
 		return nil, err

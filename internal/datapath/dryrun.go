@@ -22,7 +22,7 @@ import (
 var dryRunReads = []string{
 	abi.MapVIPFilter, abi.MapFrontends, abi.MapSets, abi.MapSlots, abi.MapBackends,
 	abi.MapLocalAddrs, abi.MapPodRanges, abi.MapSourceRanges, abi.MapEgressAddrs, abi.MapReservedPorts,
-	abi.MapFlows, abi.MapFlowIndex, abi.MapAffinities,
+	abi.MapFlows, abi.MapFlowIndex, abi.MapAffinities, abi.MapKeptFlows,
 }
 
 // DryRun asks the packet programs what they would do with a packet, on the

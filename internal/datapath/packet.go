@@ -36,13 +36,14 @@ type PacketOptions struct {
 	// RedirectLocal: packets to backends of this node skip the stack.
 	RedirectLocal bool
 	// LeaveUnknown: packets in the middle of connections that are not in the
-	// flow table are left to the stack. For a takeover from kube-proxy, whose
-	// connections netfilter goes on translating.
+	// flow table are left to the stack. Every Handover implies it.
 	LeaveUnknown bool
 	// EchoReply: a VIP with a backend answers pings.
 	EchoReply bool
 	// Clsact: attach by tc filters although the kernel has tcx.
 	Clsact bool
+	// Handover is that of the Datapath.
+	Handover Handover
 
 	// SNATPorts are the first and last port of source NAT.
 	SNATPorts [2]uint16
@@ -125,8 +126,10 @@ func (o PacketOptions) apply(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Ma
 		v.ConfigMasqueradeLocal.Set(flag(o.MasqueradeLocal)),
 		v.ConfigClusterIpOutside.Set(flag(!o.CloseClusterIPs)),
 		v.ConfigRedirectLocal.Set(flag(o.RedirectLocal)),
-		v.ConfigLeaveUnknown.Set(flag(o.LeaveUnknown)),
+		v.ConfigLeaveUnknown.Set(flag(o.LeaveUnknown || o.Handover != Handover{})),
 		v.ConfigEchoReply.Set(flag(o.EchoReply)),
+		v.ConfigKeepFlows.Set(flag(o.Handover.KeepFlows)),
+		v.ConfigRefuseNew.Set(flag(o.Handover.RefuseNew)),
 		setUnlessZero(v.ConfigSnatPortMin, o.SNATPorts[0]),
 		setUnlessZero(v.ConfigSnatPortMax, o.SNATPorts[1]),
 		setUnlessZero(v.ConfigIcmpRate, o.ICMPRate),

@@ -20,6 +20,7 @@ const (
 	sockMapBackends                 = "backends"
 	sockMapCounters                 = "counters"
 	sockMapFrontends                = "frontends"
+	sockMapKeptFlows                = "kept_flows"
 	sockMapPeers                    = "peers"
 	sockMapServices                 = "services"
 	sockMapSets                     = "sets"
@@ -36,6 +37,8 @@ const (
 	sockProgBeelineSendmsg6         = "beeline_sendmsg6"
 	sockProgBeelineSockRelease      = "beeline_sock_release"
 	sockVarConfigDryRun             = "config_dry_run"
+	sockVarConfigKeepFlows          = "config_keep_flows"
+	sockVarConfigRefuseNew          = "config_refuse_new"
 	sockVarConfigRefuseUnknownPorts = "config_refuse_unknown_ports"
 	sockVarConfigTcpPeerNames       = "config_tcp_peer_names"
 )
@@ -101,6 +104,7 @@ type sockMapSpecs struct {
 	Backends   *ebpf.MapSpec `ebpf:"backends"`
 	Counters   *ebpf.MapSpec `ebpf:"counters"`
 	Frontends  *ebpf.MapSpec `ebpf:"frontends"`
+	KeptFlows  *ebpf.MapSpec `ebpf:"kept_flows"`
 	Peers      *ebpf.MapSpec `ebpf:"peers"`
 	Services   *ebpf.MapSpec `ebpf:"services"`
 	Sets       *ebpf.MapSpec `ebpf:"sets"`
@@ -114,6 +118,8 @@ type sockMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockVariableSpecs struct {
 	ConfigDryRun             *ebpf.VariableSpec `ebpf:"config_dry_run"`
+	ConfigKeepFlows          *ebpf.VariableSpec `ebpf:"config_keep_flows"`
+	ConfigRefuseNew          *ebpf.VariableSpec `ebpf:"config_refuse_new"`
 	ConfigRefuseUnknownPorts *ebpf.VariableSpec `ebpf:"config_refuse_unknown_ports"`
 	ConfigTcpPeerNames       *ebpf.VariableSpec `ebpf:"config_tcp_peer_names"`
 }
@@ -142,6 +148,7 @@ type sockMaps struct {
 	Backends   *ebpf.Map `ebpf:"backends"`
 	Counters   *ebpf.Map `ebpf:"counters"`
 	Frontends  *ebpf.Map `ebpf:"frontends"`
+	KeptFlows  *ebpf.Map `ebpf:"kept_flows"`
 	Peers      *ebpf.Map `ebpf:"peers"`
 	Services   *ebpf.Map `ebpf:"services"`
 	Sets       *ebpf.Map `ebpf:"sets"`
@@ -156,6 +163,7 @@ func (m *sockMaps) Close() error {
 		m.Backends,
 		m.Counters,
 		m.Frontends,
+		m.KeptFlows,
 		m.Peers,
 		m.Services,
 		m.Sets,
@@ -170,6 +178,8 @@ func (m *sockMaps) Close() error {
 // It can be passed to loadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockVariables struct {
 	ConfigDryRun             *ebpf.Variable `ebpf:"config_dry_run"`
+	ConfigKeepFlows          *ebpf.Variable `ebpf:"config_keep_flows"`
+	ConfigRefuseNew          *ebpf.Variable `ebpf:"config_refuse_new"`
 	ConfigRefuseUnknownPorts *ebpf.Variable `ebpf:"config_refuse_unknown_ports"`
 	ConfigTcpPeerNames       *ebpf.Variable `ebpf:"config_tcp_peer_names"`
 }

@@ -27,6 +27,7 @@ const (
 	tcMapIcmpQuote                = "icmp_quote"
 	tcMapIcmpTokens               = "icmp_tokens"
 	tcMapIcmpWork                 = "icmp_work"
+	tcMapKeptFlows                = "kept_flows"
 	tcMapLocalAddrs               = "local_addrs"
 	tcMapPeers                    = "peers"
 	tcMapPodRanges                = "pod_ranges"
@@ -49,12 +50,14 @@ const (
 	tcVarConfigFlowTimeoutSecs    = "config_flow_timeout_secs"
 	tcVarConfigIcmpBurst          = "config_icmp_burst"
 	tcVarConfigIcmpRate           = "config_icmp_rate"
+	tcVarConfigKeepFlows          = "config_keep_flows"
 	tcVarConfigLeaveUnknown       = "config_leave_unknown"
 	tcVarConfigMasqueradeAll      = "config_masquerade_all"
 	tcVarConfigMasqueradeLocal    = "config_masquerade_local"
 	tcVarConfigNoLinkHeader       = "config_no_link_header"
 	tcVarConfigPodDevice          = "config_pod_device"
 	tcVarConfigRedirectLocal      = "config_redirect_local"
+	tcVarConfigRefuseNew          = "config_refuse_new"
 	tcVarConfigRefuseUnknownPorts = "config_refuse_unknown_ports"
 	tcVarConfigSnatPortMax        = "config_snat_port_max"
 	tcVarConfigSnatPortMin        = "config_snat_port_min"
@@ -124,6 +127,7 @@ type tcMapSpecs struct {
 	IcmpQuote     *ebpf.MapSpec `ebpf:"icmp_quote"`
 	IcmpTokens    *ebpf.MapSpec `ebpf:"icmp_tokens"`
 	IcmpWork      *ebpf.MapSpec `ebpf:"icmp_work"`
+	KeptFlows     *ebpf.MapSpec `ebpf:"kept_flows"`
 	LocalAddrs    *ebpf.MapSpec `ebpf:"local_addrs"`
 	Peers         *ebpf.MapSpec `ebpf:"peers"`
 	PodRanges     *ebpf.MapSpec `ebpf:"pod_ranges"`
@@ -150,12 +154,14 @@ type tcVariableSpecs struct {
 	ConfigFlowTimeoutSecs    *ebpf.VariableSpec `ebpf:"config_flow_timeout_secs"`
 	ConfigIcmpBurst          *ebpf.VariableSpec `ebpf:"config_icmp_burst"`
 	ConfigIcmpRate           *ebpf.VariableSpec `ebpf:"config_icmp_rate"`
+	ConfigKeepFlows          *ebpf.VariableSpec `ebpf:"config_keep_flows"`
 	ConfigLeaveUnknown       *ebpf.VariableSpec `ebpf:"config_leave_unknown"`
 	ConfigMasqueradeAll      *ebpf.VariableSpec `ebpf:"config_masquerade_all"`
 	ConfigMasqueradeLocal    *ebpf.VariableSpec `ebpf:"config_masquerade_local"`
 	ConfigNoLinkHeader       *ebpf.VariableSpec `ebpf:"config_no_link_header"`
 	ConfigPodDevice          *ebpf.VariableSpec `ebpf:"config_pod_device"`
 	ConfigRedirectLocal      *ebpf.VariableSpec `ebpf:"config_redirect_local"`
+	ConfigRefuseNew          *ebpf.VariableSpec `ebpf:"config_refuse_new"`
 	ConfigRefuseUnknownPorts *ebpf.VariableSpec `ebpf:"config_refuse_unknown_ports"`
 	ConfigSnatPortMax        *ebpf.VariableSpec `ebpf:"config_snat_port_max"`
 	ConfigSnatPortMin        *ebpf.VariableSpec `ebpf:"config_snat_port_min"`
@@ -195,6 +201,7 @@ type tcMaps struct {
 	IcmpQuote     *ebpf.Map `ebpf:"icmp_quote"`
 	IcmpTokens    *ebpf.Map `ebpf:"icmp_tokens"`
 	IcmpWork      *ebpf.Map `ebpf:"icmp_work"`
+	KeptFlows     *ebpf.Map `ebpf:"kept_flows"`
 	LocalAddrs    *ebpf.Map `ebpf:"local_addrs"`
 	Peers         *ebpf.Map `ebpf:"peers"`
 	PodRanges     *ebpf.Map `ebpf:"pod_ranges"`
@@ -220,6 +227,7 @@ func (m *tcMaps) Close() error {
 		m.IcmpQuote,
 		m.IcmpTokens,
 		m.IcmpWork,
+		m.KeptFlows,
 		m.LocalAddrs,
 		m.Peers,
 		m.PodRanges,
@@ -247,12 +255,14 @@ type tcVariables struct {
 	ConfigFlowTimeoutSecs    *ebpf.Variable `ebpf:"config_flow_timeout_secs"`
 	ConfigIcmpBurst          *ebpf.Variable `ebpf:"config_icmp_burst"`
 	ConfigIcmpRate           *ebpf.Variable `ebpf:"config_icmp_rate"`
+	ConfigKeepFlows          *ebpf.Variable `ebpf:"config_keep_flows"`
 	ConfigLeaveUnknown       *ebpf.Variable `ebpf:"config_leave_unknown"`
 	ConfigMasqueradeAll      *ebpf.Variable `ebpf:"config_masquerade_all"`
 	ConfigMasqueradeLocal    *ebpf.Variable `ebpf:"config_masquerade_local"`
 	ConfigNoLinkHeader       *ebpf.Variable `ebpf:"config_no_link_header"`
 	ConfigPodDevice          *ebpf.Variable `ebpf:"config_pod_device"`
 	ConfigRedirectLocal      *ebpf.Variable `ebpf:"config_redirect_local"`
+	ConfigRefuseNew          *ebpf.Variable `ebpf:"config_refuse_new"`
 	ConfigRefuseUnknownPorts *ebpf.Variable `ebpf:"config_refuse_unknown_ports"`
 	ConfigSnatPortMax        *ebpf.Variable `ebpf:"config_snat_port_max"`
 	ConfigSnatPortMin        *ebpf.Variable `ebpf:"config_snat_port_min"`

@@ -67,6 +67,9 @@ type Tables struct {
 	Filter    Filter
 	// Packet is nil where the packet path is switched off.
 	Packet *PacketTables
+	// Kept are the flows that netfilter translates, while a node is handed over.
+	// That one is there is all that counts.
+	Kept Hash[abi.FlowTuple, uint32]
 
 	// Written by programs.
 	Peers      Hash[uint64, abi.Peer]
@@ -120,6 +123,7 @@ func open(kernel map[string]*ebpf.Map, writable bool) (*Tables, error) {
 		Peers:      openHash[uint64, abi.Peer](o, abi.MapPeers),
 		Affinities: openHash[abi.AffinityKey, abi.Affinity](o, abi.MapAffinities),
 		Packet:     o.packet(),
+		Kept:       openHash[abi.FlowTuple, uint32](o, abi.MapKeptFlows),
 		close:      o.close,
 	}
 	counters := o.find(abi.MapCounters, 4, 8)

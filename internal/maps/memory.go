@@ -12,6 +12,8 @@ import (
 // Sizes says how many entries the tables have.
 type Sizes struct {
 	Frontends, Services, Slots, Backends uint32
+	// Kept is how many flows can be left to netfilter.
+	Kept uint32
 	// Packet is zero where the packet path is switched off.
 	Packet PacketSizes
 }
@@ -32,6 +34,7 @@ func NewMemory(size Sizes) *Tables {
 		Backends:   Backends{make(memoryWords, size.Backends*backendWords)},
 		Filter:     Filter{make(memoryWords, abi.VIPFilterBits/64)},
 		Packet:     newPacketMemory(size.Packet),
+		Kept:       newMemoryHash[abi.FlowTuple, uint32](abi.MapKeptFlows, size.Kept),
 		Peers:      newMemoryHash[uint64, abi.Peer](abi.MapPeers, 0),
 		Affinities: newMemoryHash[abi.AffinityKey, abi.Affinity](abi.MapAffinities, 0),
 		counters:   func() (sums [abi.Counters]uint64, err error) { return sums, nil },

@@ -21,6 +21,7 @@ const (
 	terminateMapCounters                 = "counters"
 	terminateMapEndings                  = "endings"
 	terminateMapFrontends                = "frontends"
+	terminateMapKeptFlows                = "kept_flows"
 	terminateMapPeers                    = "peers"
 	terminateMapServices                 = "services"
 	terminateMapSets                     = "sets"
@@ -31,6 +32,8 @@ const (
 	terminateProgBeelineEndUdp           = "beeline_end_udp"
 	terminateProgBeelineStale            = "beeline_stale"
 	terminateVarConfigDryRun             = "config_dry_run"
+	terminateVarConfigKeepFlows          = "config_keep_flows"
+	terminateVarConfigRefuseNew          = "config_refuse_new"
 	terminateVarConfigRefuseUnknownPorts = "config_refuse_unknown_ports"
 	terminateVarConfigTcpPeerNames       = "config_tcp_peer_names"
 )
@@ -91,6 +94,7 @@ type terminateMapSpecs struct {
 	Counters   *ebpf.MapSpec `ebpf:"counters"`
 	Endings    *ebpf.MapSpec `ebpf:"endings"`
 	Frontends  *ebpf.MapSpec `ebpf:"frontends"`
+	KeptFlows  *ebpf.MapSpec `ebpf:"kept_flows"`
 	Peers      *ebpf.MapSpec `ebpf:"peers"`
 	Services   *ebpf.MapSpec `ebpf:"services"`
 	Sets       *ebpf.MapSpec `ebpf:"sets"`
@@ -104,6 +108,8 @@ type terminateMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type terminateVariableSpecs struct {
 	ConfigDryRun             *ebpf.VariableSpec `ebpf:"config_dry_run"`
+	ConfigKeepFlows          *ebpf.VariableSpec `ebpf:"config_keep_flows"`
+	ConfigRefuseNew          *ebpf.VariableSpec `ebpf:"config_refuse_new"`
 	ConfigRefuseUnknownPorts *ebpf.VariableSpec `ebpf:"config_refuse_unknown_ports"`
 	ConfigTcpPeerNames       *ebpf.VariableSpec `ebpf:"config_tcp_peer_names"`
 }
@@ -133,6 +139,7 @@ type terminateMaps struct {
 	Counters   *ebpf.Map `ebpf:"counters"`
 	Endings    *ebpf.Map `ebpf:"endings"`
 	Frontends  *ebpf.Map `ebpf:"frontends"`
+	KeptFlows  *ebpf.Map `ebpf:"kept_flows"`
 	Peers      *ebpf.Map `ebpf:"peers"`
 	Services   *ebpf.Map `ebpf:"services"`
 	Sets       *ebpf.Map `ebpf:"sets"`
@@ -148,6 +155,7 @@ func (m *terminateMaps) Close() error {
 		m.Counters,
 		m.Endings,
 		m.Frontends,
+		m.KeptFlows,
 		m.Peers,
 		m.Services,
 		m.Sets,
@@ -162,6 +170,8 @@ func (m *terminateMaps) Close() error {
 // It can be passed to loadTerminateObjects or ebpf.CollectionSpec.LoadAndAssign.
 type terminateVariables struct {
 	ConfigDryRun             *ebpf.Variable `ebpf:"config_dry_run"`
+	ConfigKeepFlows          *ebpf.Variable `ebpf:"config_keep_flows"`
+	ConfigRefuseNew          *ebpf.Variable `ebpf:"config_refuse_new"`
 	ConfigRefuseUnknownPorts *ebpf.Variable `ebpf:"config_refuse_unknown_ports"`
 	ConfigTcpPeerNames       *ebpf.Variable `ebpf:"config_tcp_peer_names"`
 }

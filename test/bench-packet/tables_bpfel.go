@@ -25,6 +25,7 @@ const (
 	tablesMapFragments                = "fragments"
 	tablesMapFrontends                = "frontends"
 	tablesMapIcmpTokens               = "icmp_tokens"
+	tablesMapKeptFlows                = "kept_flows"
 	tablesMapLocalAddrs               = "local_addrs"
 	tablesMapLru                      = "lru"
 	tablesMapOnDemand                 = "on_demand"
@@ -57,12 +58,14 @@ const (
 	tablesVarConfigFlowTimeoutSecs    = "config_flow_timeout_secs"
 	tablesVarConfigIcmpBurst          = "config_icmp_burst"
 	tablesVarConfigIcmpRate           = "config_icmp_rate"
+	tablesVarConfigKeepFlows          = "config_keep_flows"
 	tablesVarConfigLeaveUnknown       = "config_leave_unknown"
 	tablesVarConfigMasqueradeAll      = "config_masquerade_all"
 	tablesVarConfigMasqueradeLocal    = "config_masquerade_local"
 	tablesVarConfigNoLinkHeader       = "config_no_link_header"
 	tablesVarConfigPodDevice          = "config_pod_device"
 	tablesVarConfigRedirectLocal      = "config_redirect_local"
+	tablesVarConfigRefuseNew          = "config_refuse_new"
 	tablesVarConfigRefuseUnknownPorts = "config_refuse_unknown_ports"
 	tablesVarConfigSnatPortMax        = "config_snat_port_max"
 	tablesVarConfigSnatPortMin        = "config_snat_port_min"
@@ -138,6 +141,7 @@ type tablesMapSpecs struct {
 	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
 	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
 	IcmpTokens    *ebpf.MapSpec `ebpf:"icmp_tokens"`
+	KeptFlows     *ebpf.MapSpec `ebpf:"kept_flows"`
 	LocalAddrs    *ebpf.MapSpec `ebpf:"local_addrs"`
 	Lru           *ebpf.MapSpec `ebpf:"lru"`
 	OnDemand      *ebpf.MapSpec `ebpf:"on_demand"`
@@ -167,12 +171,14 @@ type tablesVariableSpecs struct {
 	ConfigFlowTimeoutSecs    *ebpf.VariableSpec `ebpf:"config_flow_timeout_secs"`
 	ConfigIcmpBurst          *ebpf.VariableSpec `ebpf:"config_icmp_burst"`
 	ConfigIcmpRate           *ebpf.VariableSpec `ebpf:"config_icmp_rate"`
+	ConfigKeepFlows          *ebpf.VariableSpec `ebpf:"config_keep_flows"`
 	ConfigLeaveUnknown       *ebpf.VariableSpec `ebpf:"config_leave_unknown"`
 	ConfigMasqueradeAll      *ebpf.VariableSpec `ebpf:"config_masquerade_all"`
 	ConfigMasqueradeLocal    *ebpf.VariableSpec `ebpf:"config_masquerade_local"`
 	ConfigNoLinkHeader       *ebpf.VariableSpec `ebpf:"config_no_link_header"`
 	ConfigPodDevice          *ebpf.VariableSpec `ebpf:"config_pod_device"`
 	ConfigRedirectLocal      *ebpf.VariableSpec `ebpf:"config_redirect_local"`
+	ConfigRefuseNew          *ebpf.VariableSpec `ebpf:"config_refuse_new"`
 	ConfigRefuseUnknownPorts *ebpf.VariableSpec `ebpf:"config_refuse_unknown_ports"`
 	ConfigSnatPortMax        *ebpf.VariableSpec `ebpf:"config_snat_port_max"`
 	ConfigSnatPortMin        *ebpf.VariableSpec `ebpf:"config_snat_port_min"`
@@ -211,6 +217,7 @@ type tablesMaps struct {
 	Fragments     *ebpf.Map `ebpf:"fragments"`
 	Frontends     *ebpf.Map `ebpf:"frontends"`
 	IcmpTokens    *ebpf.Map `ebpf:"icmp_tokens"`
+	KeptFlows     *ebpf.Map `ebpf:"kept_flows"`
 	LocalAddrs    *ebpf.Map `ebpf:"local_addrs"`
 	Lru           *ebpf.Map `ebpf:"lru"`
 	OnDemand      *ebpf.Map `ebpf:"on_demand"`
@@ -237,6 +244,7 @@ func (m *tablesMaps) Close() error {
 		m.Fragments,
 		m.Frontends,
 		m.IcmpTokens,
+		m.KeptFlows,
 		m.LocalAddrs,
 		m.Lru,
 		m.OnDemand,
@@ -267,12 +275,14 @@ type tablesVariables struct {
 	ConfigFlowTimeoutSecs    *ebpf.Variable `ebpf:"config_flow_timeout_secs"`
 	ConfigIcmpBurst          *ebpf.Variable `ebpf:"config_icmp_burst"`
 	ConfigIcmpRate           *ebpf.Variable `ebpf:"config_icmp_rate"`
+	ConfigKeepFlows          *ebpf.Variable `ebpf:"config_keep_flows"`
 	ConfigLeaveUnknown       *ebpf.Variable `ebpf:"config_leave_unknown"`
 	ConfigMasqueradeAll      *ebpf.Variable `ebpf:"config_masquerade_all"`
 	ConfigMasqueradeLocal    *ebpf.Variable `ebpf:"config_masquerade_local"`
 	ConfigNoLinkHeader       *ebpf.Variable `ebpf:"config_no_link_header"`
 	ConfigPodDevice          *ebpf.Variable `ebpf:"config_pod_device"`
 	ConfigRedirectLocal      *ebpf.Variable `ebpf:"config_redirect_local"`
+	ConfigRefuseNew          *ebpf.Variable `ebpf:"config_refuse_new"`
 	ConfigRefuseUnknownPorts *ebpf.Variable `ebpf:"config_refuse_unknown_ports"`
 	ConfigSnatPortMax        *ebpf.Variable `ebpf:"config_snat_port_max"`
 	ConfigSnatPortMin        *ebpf.Variable `ebpf:"config_snat_port_min"`
