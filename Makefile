@@ -12,7 +12,7 @@ FILES := git ls-files --cached --others --exclude-standard --
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build generate fmt check lint test test-unit test-root diff bench kernel-test demo cluster cluster-down experiment conformance clean
+.PHONY: help deps build image generate fmt check lint test test-unit test-root diff bench kernel-test demo cluster cluster-down experiment conformance clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,7 @@ test: ## Run all tests: test-unit, test-root and diff (root)
 
 test-unit: deps ## Run the tests that need no root, most of them under the race detector
 	hack/test unit
+	hack/test image
 	hack/test cluster
 
 test-root: deps ## Run the tests in namespaces with real programs (root)
@@ -60,6 +61,10 @@ cluster-down: ## Remove that cluster
 build: ## Build ./beeline
 	CGO_ENABLED=0 go build -trimpath -buildvcs=$(VCS) -o beeline ./cmd/beeline
 
+IMAGE := ghcr.io/beeline-net/beeline:latest
+image: ## Build the container image for amd64 and arm64 into dist/beeline.tar (IMAGE=name:tag; PUSH=1 pushes it)
+	go -C image run ./cmd/beeline-image --tree "$(CURDIR)" --name "$(IMAGE)" --output "$(CURDIR)/dist/beeline.tar" $(if $(PUSH),--push)
+
 generate: ## Rebuild the kernel programs, their Go types and the reference pages
 	hack/install-deps generate
 	go generate ./...
@@ -87,4 +92,4 @@ deps-cluster:
 	@hack/install-deps cluster
 
 clean: ## Remove what was built
-	rm -f beeline
+	rm -rf beeline dist
