@@ -93,6 +93,8 @@ func run(ctx context.Context, o Options) (err error) {
 	verified := &tablesCheck{}
 	f := newFront(o, dp, tables, src, probe, verified)
 	changes := make(chan settings)
+	asks := make(chan factsAsk)
+	facts := &factsServer{log: log, from: src.from, stated: src.stated, asks: asks}
 	l := &loop{
 		log:          log,
 		store:        store,
@@ -105,6 +107,7 @@ func run(ctx context.Context, o Options) (err error) {
 		packet:       packet,
 		endings:      ends,
 		settings:     changes,
+		asks:         asks,
 		inStep:       make(chan struct{}),
 		verified:     verified,
 		verifyPeriod: cfg.Sync.Period,
@@ -130,6 +133,7 @@ func run(ctx context.Context, o Options) (err error) {
 	g.Go(func() error { return f.run(ctx) })
 	g.Go(func() error { return f.check(ctx, l.inStep) })
 	g.Go(func() error { return f.follow(ctx, changes) })
+	g.Go(func() error { return facts.run(ctx, datapath.NewPins(cfg.Kernel.BPFFS)) })
 	return g.Wait()
 }
 

@@ -42,6 +42,8 @@ type loop struct {
 	verified *tablesCheck
 	// settings are configurations that came while the loop runs.
 	settings <-chan settings
+	// asks are questions about the plan.
+	asks <-chan factsAsk
 }
 
 // settings are what the loop can change while it runs.
@@ -73,6 +75,8 @@ func (l *loop) run(ctx context.Context) error {
 				return nil
 			}
 			l.pass(ctx)
+		case ask := <-l.asks:
+			l.answer(ask)
 		case s := <-l.settings:
 			l.configure(ctx, s)
 		case <-l.reconcile.Wake():

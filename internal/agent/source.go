@@ -31,6 +31,10 @@ type source struct {
 	// server is the API server's address as far as the configuration tells; zero
 	// if it names the server, or there is none.
 	server netip.Addr
+	// stated tells of Services as they are written, proxied or not; from says
+	// in words who tells.
+	stated func(context.Context, model.Name, func(*model.Stated) bool) ([]model.Stated, error)
+	from   string
 }
 
 // run works until ctx ends.
@@ -48,7 +52,13 @@ func (s source) run(ctx context.Context) error {
 func newSource(cfg config.Config, store *snapshot.Store, log *slog.Logger) (source, error) {
 	if cfg.Manifests != "" {
 		m := manifest.New(manifest.Config{Dir: cfg.Manifests, NodeName: cfg.Node.Name, Store: store, Log: log})
-		return source{Source: m, problems: m.Problems, event: func(model.Name, string, string) {}}, nil
+		return source{
+			Source: m, problems: m.Problems, event: func(model.Name, string, string) {},
+			from: "the agent, from folder " + cfg.Manifests,
+			stated: func(_ context.Context, _ model.Name, want func(*model.Stated) bool) ([]model.Stated, error) {
+				return manifest.Stated(cfg.Manifests, want)
+			},
+		}, nil
 	}
 	kube.RouteLogs(log)
 	rest, err := kube.Access{
@@ -70,6 +80,7 @@ func newSource(cfg config.Config, store *snapshot.Store, log *slog.Logger) (sour
 	k := kube.New(kube.Config{Client: client, NodeName: cfg.Node.Name, Store: store, Log: log})
 	events := kube.NewEvents(client, cfg.Node.Name, log)
 	return source{
+		from: "the agent, from the API server", stated: client.Stated,
 		Source: k, problems: k.Problems, tell: events.Run, server: hostAddr(rest.Host),
 		event: func(name model.Name, reason, message string) {
 			if service, _ := store.Service(name); service != nil {

@@ -39,28 +39,35 @@ var floors = map[string]floor{
 	"datapath":  {[]string{"abi"}, "loads, pins and attaches; who fills the maps is another matter"},
 	"reconcile": {[]string{"abi", "host", "maps", "model", "plan"}, "from plans to maps, without a source and without a program"},
 	"terminate": {[]string{"abi", "maps"}, "judges sockets by the tables alone, whoever fills them"},
-	"inspect":   {[]string{"abi", "maps", "model"}, "reads what the kernel does, not what the agent meant"},
+	"inspect":   {[]string{"abi", "maps", "model", "plan"}, "reads what the kernel does, not what the agent meant"},
+	"probe":     {[]string{"abi", "datapath", "explain", "frame", "inspect", "maps", "model", "oracle", "plan", "source/kube", "source/link", "source/manifest"}, "asks everybody who knows, and lets explain put it together"},
+	"survey":    {[]string{"check", "datapath", "inspect", "maps", "netfilter", "plan"}, "looks at a node and judges nothing"},
+	"check":     {nil, "a pure judgement of facts"},
+	"netfilter": {nil, "reads other people's rules"},
+	"explain":   {[]string{"model", "oracle", "plan"}, "reasons from plain values; who fetches them is another matter"},
+	"frame":     {[]string{"model"}, "bytes of packets, whoever sends them"},
 
 	"config":  {nil, "settings are values; who obeys them imports them"},
 	"health":  {[]string{"model"}, "answers from what it is told"},
 	"metrics": {[]string{"model"}, "counts what it is told"},
 
-	"agent":    {[]string{"abi", "config", "datapath", "health", "host", "maps", "metrics", "model", "plan", "reconcile", "snapshot", "source/kube", "source/link", "source/manifest", "source/object", "terminate"}, "the one place that wires the others together"},
+	"agent":    {[]string{"abi", "config", "datapath", "explain", "health", "host", "maps", "metrics", "model", "plan", "reconcile", "snapshot", "source/kube", "source/link", "source/manifest", "source/object", "terminate"}, "the one place that wires the others together"},
 	"demo":     {[]string{"datapath", "inspect", "lab", "maps"}, "looks at agents from outside, as an operator does"},
-	"cli":      {[]string{"abi", "agent", "config", "datapath", "demo", "inspect", "maps", "metrics"}, "verbs; what they do stands elsewhere"},
+	"cli":      {[]string{"abi", "agent", "check", "config", "datapath", "demo", "explain", "inspect", "maps", "metrics", "probe", "survey"}, "verbs; what they do stands elsewhere"},
 	"archtest": {nil, "reads files"},
 }
 
 // libraries has every module that the product imports, by the beginning of its
 // import paths: who may, and why only they.
 var libraries = map[string]floor{
-	"github.com/cilium/ebpf":               {[]string{"abi", "datapath", "maps", "terminate"}, "the kernel is behind these, so that all else can be tested without it"},
+	"github.com/cilium/ebpf":               {[]string{"abi", "datapath", "maps", "probe", "survey", "terminate"}, "the kernel is behind these, so that all else can be tested without it"},
 	"k8s.io/":                              {[]string{"config", "contract", "source/kube", "source/manifest", "source/object"}, "Kubernetes ends at the sources"},
 	"sigs.k8s.io/json":                     {[]string{"source/manifest"}, "Kubernetes ends at the sources"},
 	"sigs.k8s.io/yaml":                     {[]string{"cli", "config", "contract", "source/manifest"}, "YAML is for people and files, at the edge"},
 	"go.yaml.in/yaml/":                     {[]string{"source/manifest"}, "YAML is for people and files, at the edge"},
 	"github.com/vishvananda/":              {[]string{"datapath", "lab", "source/link", "terminate"}, "devices and namespaces are made in the lab only, and watched by one source; tc filters are the datapath's, sockets are ended by one package"},
-	"golang.org/x/sys/unix":                {[]string{"agent", "datapath", "demo", "lab", "maps", "source/link", "terminate"}, "system calls are made at the edges"},
+	"golang.org/x/sys/unix":                {[]string{"agent", "datapath", "demo", "lab", "maps", "netfilter", "probe", "source/link", "survey", "terminate"}, "system calls are made at the edges"},
+	"github.com/google/nftables":           {[]string{"netfilter"}, "netfilter is read in one place"},
 	"golang.org/x/sync/":                   {[]string{"agent"}, "goroutines are started where all is wired"},
 	"github.com/fsnotify/fsnotify":         {[]string{"config", "source/manifest"}, "only files on disk are watched"},
 	"github.com/spf13/cobra":               {[]string{"cli"}, "the command line ends at cli"},

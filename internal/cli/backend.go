@@ -22,6 +22,8 @@ func newBackend(g *global) *cobra.Command {
 		Use:   "list [NAMESPACE/NAME]",
 		Short: "List the backends in the kernel, of all Services or of one",
 		Args:  maxArgs(1),
+
+		ValidArgsFunction: g.completeService,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return g.withPorts(func(ports []inspect.Port) (err error) {
 				if len(args) == 1 {

@@ -37,6 +37,8 @@ func newService(g *global) *cobra.Command {
 		Short:   "Show one Service with its frontends and backends",
 		Example: "  beeline service get default/nginx -o json",
 		Args:    exactArgs(1),
+
+		ValidArgsFunction: g.completeService,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return g.withPorts(func(ports []inspect.Port) error {
 				ports, err := portsOf(ports, args[0])

@@ -61,20 +61,25 @@ func NewDryRun(maps map[string]*ebpf.Map, opts PacketOptions) (*DryRun, error) {
 // DryRunOf loads the programs with the settings of those that run on a device.
 func DryRunOf(maps map[string]*ebpf.Map, dev DeviceProgram) (*DryRun, error) {
 	return newDryRun(maps, func(spec *ebpf.CollectionSpec) error {
-		rodata := spec.Maps[rodataMap]
-		if rodata == nil || len(rodata.Contents) != 1 {
-			return errors.New("the programs have no settings")
-		}
-		live, err := settingsOf(dev.ID)
-		if err != nil {
-			return err
-		}
-		if len(live) != int(rodata.ValueSize) {
-			return fmt.Errorf("the program on the device has %d bytes of settings, this version %d: it is another version's", len(live), rodata.ValueSize)
-		}
-		rodata.Contents[0].Value = live
-		return nil
+		return dev.copySettings(spec)
 	})
+}
+
+// copySettings gives the programs of spec the settings of the one on the device.
+func (dev DeviceProgram) copySettings(spec *ebpf.CollectionSpec) error {
+	live, err := settingsOf(dev.ID)
+	if err != nil {
+		return err
+	}
+	if rodata := spec.Maps[rodataMap]; rodata == nil || len(live) != int(rodata.ValueSize) {
+		return fmt.Errorf("the settings of program %d have another layout: it is another version's", dev.ID)
+	}
+	for _, v := range spec.Variables {
+		if v.SectionName == rodataMap {
+			v.Value = slices.Clone(live[v.Offset : v.Offset+v.Size()])
+		}
+	}
+	return nil
 }
 
 func newDryRun(maps map[string]*ebpf.Map, configure func(*ebpf.CollectionSpec) error) (*DryRun, error) {
@@ -204,6 +209,40 @@ func (d *DryRun) counters() (sums [abi.Counters]uint64, err error) {
 		}
 	}
 	return sums, nil
+}
+
+// Settings reads back what a program on a device was loaded with, apart from
+// limits, timeouts and the seed.
+func (dev DeviceProgram) Settings() (o PacketOptions, err error) {
+	spec, err := loadTc()
+	if err != nil {
+		return o, fmt.Errorf("read packet programs: %w", err)
+	}
+	if err := dev.copySettings(spec); err != nil {
+		return o, err
+	}
+	var v tcVariableSpecs
+	if err := spec.Assign(&v); err != nil {
+		return o, fmt.Errorf("settings of program %d: %w", dev.ID, err)
+	}
+	var clusterIPOutside bool
+	err = errors.Join(
+		getFlag(v.ConfigNoLinkHeader, &o.NoLinkHeader), getFlag(v.ConfigPodDevice, &o.PodDevice),
+		getFlag(v.ConfigRefuseUnknownPorts, &o.RefuseUnknownPorts),
+		getFlag(v.ConfigDetectLocal4, &o.DetectLocal4), getFlag(v.ConfigDetectLocal6, &o.DetectLocal6),
+		getFlag(v.ConfigMasqueradeAll, &o.MasqueradeAll), getFlag(v.ConfigMasqueradeLocal, &o.MasqueradeLocal),
+		getFlag(v.ConfigClusterIpOutside, &clusterIPOutside),
+		getFlag(v.ConfigLeaveUnknown, &o.LeaveUnknown),
+	)
+	o.CloseClusterIPs = !clusterIPOutside
+	return o, err
+}
+
+func getFlag(v *ebpf.VariableSpec, to *bool) error {
+	var value uint8
+	err := v.Get(&value)
+	*to = value != 0
+	return err
 }
 
 // rodataMap is where compiled settings are.

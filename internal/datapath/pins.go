@@ -37,6 +37,18 @@ func (p Pins) Exists() bool {
 
 func (p Pins) String() string { return p.root }
 
+// SocketName is where the agent that owns this folder answers questions: a name
+// in the abstract namespace of its network namespace, made of the identity of the
+// BPF filesystem, so that whoever sees the same pins finds it, in whatever
+// container and under whatever path.
+func (p Pins) SocketName() (string, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(filepath.Dir(p.root), &st); err != nil {
+		return "", fmt.Errorf("BPF filesystem %s: %w", filepath.Dir(p.root), err)
+	}
+	return fmt.Sprintf("@beeline/%x-%x", st.Dev, st.Ino), nil
+}
+
 func (p Pins) layout() string {
 	return filepath.Join(p.root, fmt.Sprintf("v%d", abi.Layout))
 }

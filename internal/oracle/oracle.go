@@ -157,6 +157,8 @@ type query struct {
 	*Oracle
 	packet Packet
 	answer Answer
+	// socket: nothing but the destination can be translated.
+	socket bool
 }
 
 func (q *query) step(format string, args ...any) {
@@ -171,12 +173,11 @@ func (o *Oracle) local(addr netip.Addr) bool {
 // frontend finds who claims the destination: an address of its own before a
 // NodePort on the node's.
 func (q *query) frontend() (match, bool) {
-	dst, protocol := q.packet.Destination, q.packet.Protocol
-	key := plan.FrontendKey{Addr: dst.Addr(), Port: dst.Port(), Protocol: protocol}
-	if m, ok := q.frontends[key]; ok {
-		q.step("%v is %v of %v", key, m.frontend.Kind, m.port.ID)
+	if m, ok := q.ownFrontend(); ok {
 		return m, true
 	}
+	dst, protocol := q.packet.Destination, q.packet.Protocol
+	key := plan.FrontendKey{Addr: dst.Addr(), Port: dst.Port(), Protocol: protocol}
 	if !q.local(dst.Addr()) {
 		return match{}, false
 	}
@@ -194,6 +195,17 @@ func (q *query) frontend() (match, bool) {
 	}
 	q.step("%v is %v of %v", dst, m.frontend.Kind, m.port.ID)
 	return m, true
+}
+
+// ownFrontend finds who claims the destination as an address of its own.
+func (q *query) ownFrontend() (match, bool) {
+	dst := q.packet.Destination
+	key := plan.FrontendKey{Addr: dst.Addr(), Port: dst.Port(), Protocol: q.packet.Protocol}
+	m, ok := q.frontends[key]
+	if ok {
+		q.step("%v is %v of %v", key, m.frontend.Kind, m.port.ID)
+	}
+	return m, ok
 }
 
 // noFrontend decides about what no frontend claims.
@@ -275,10 +287,10 @@ func (q *query) choose(m match) {
 	}
 	q.answer.Verdict = Translate
 	members := q.pinned(m, set)
-	translated := q.sourceNAT(m.frontend)
+	translated := !q.socket && q.sourceNAT(m.frontend)
 	for _, i := range members {
 		b := m.port.Backends[i]
-		q.answer.Backends = append(q.answer.Backends, Backend{b, !q.own(b) && (translated || q.hairpin(b))})
+		q.answer.Backends = append(q.answer.Backends, Backend{b, !q.own(b) && (translated || !q.socket && q.hairpin(b))})
 	}
 	q.step("%d of the %d backends may be chosen (%s set)", len(members), len(m.port.Backends), name)
 }

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package probe
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+
+	"github.com/beeline-net/beeline/internal/datapath"
+	"github.com/beeline-net/beeline/internal/explain"
+	"github.com/beeline-net/beeline/internal/source/kube"
+	"github.com/beeline-net/beeline/internal/source/manifest"
+)
+
+// Objects is where to learn of objects; without either, from the running agent.
+type Objects struct {
+	Manifests  string
+	Kubeconfig string
+	// Node and Zone are this node's, where the agent does not tell.
+	Node, Zone string
+}
+
+// Facts fetches what a question needs; nil where no agent runs and nobody else is
+// named.
+func (o Objects) Facts(ctx context.Context, pins datapath.Pins, q explain.Query) (*explain.Facts, error) {
+	switch {
+	case o.Manifests != "":
+		stated, err := manifest.Stated(o.Manifests, q.Wants)
+		if err != nil {
+			return nil, err
+		}
+		return &explain.Facts{From: "folder " + o.Manifests, Node: o.Node, Zone: o.Zone, Stated: stated}, nil
+	case o.Kubeconfig != "":
+		return o.fromServer(ctx, q)
+	}
+	return fromAgent(ctx, pins, q)
+}
+
+func (o Objects) fromServer(ctx context.Context, q explain.Query) (*explain.Facts, error) {
+	config, err := kube.Access{Kubeconfig: o.Kubeconfig, UserAgent: "beeline explain"}.Config()
+	if err != nil {
+		return nil, err
+	}
+	client, err := kube.NewClient(config)
+	if err != nil {
+		return nil, err
+	}
+	stated, err := client.Stated(ctx, q.Only(), q.Wants)
+	if err != nil {
+		return nil, err
+	}
+	return &explain.Facts{From: "the API server", Node: o.Node, Zone: o.Zone, Stated: stated}, nil
+}
+
+// fromAgent asks the agent that owns the pins.
+func fromAgent(ctx context.Context, pins datapath.Pins, q explain.Query) (*explain.Facts, error) {
+	name, err := pins.SocketName()
+	if err != nil {
+		return nil, err
+	}
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", name)
+	}
+	client := &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent/facts?"+q.Values().Encode(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("ask the agent: %w", err)
+	}
+	answer, err := client.Do(r)
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return nil, nil //nolint:nilnil // nobody to ask, and that is no error
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask the agent: %w", err)
+	}
+	defer func() { _ = answer.Body.Close() }()
+	if answer.StatusCode != http.StatusOK {
+		const enough = 1000
+		text, _ := io.ReadAll(io.LimitReader(answer.Body, enough))
+		return nil, fmt.Errorf("ask the agent: %s", strings.TrimSpace(string(text)))
+	}
+	var f explain.Facts
+	if err := json.NewDecoder(answer.Body).Decode(&f); err != nil {
+		return nil, fmt.Errorf("ask the agent: %w", err)
+	}
+	return &f, nil
+}
