@@ -13,15 +13,17 @@ import (
 )
 
 func newBackend(g *global) *cobra.Command {
-	cmd := &cobra.Command{
+	cmd := group(&cobra.Command{
 		Use:     "backend",
 		Aliases: []string{"backends"},
 		Short:   "Show the endpoints that the kernel sends clients to",
-	}
+	})
 	list := &cobra.Command{
 		Use:   "list [NAMESPACE/NAME]",
 		Short: "List the backends in the kernel, of all Services or of one",
-		Args:  maxArgs(1),
+		Example: `  beeline backend list
+  beeline backend list default/nginx -o yaml`,
+		Args: maxArgs(1),
 
 		ValidArgsFunction: g.completeService,
 		RunE: func(cmd *cobra.Command, args []string) error {

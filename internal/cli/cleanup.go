@@ -21,27 +21,48 @@ had never been there. Services stop working until a proxy runs again;
 established TCP connections go on. The agent must be stopped first.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return cleanup(cmd.OutOrStdout(), g.bpffs)
+			c, err := cleanUp(g.bpffs)
+			if err != nil {
+				return err
+			}
+			return g.format.emit(cmd.OutOrStdout(), c, c.table)
 		},
 	}
-	g.addBPFFS(cmd)
+	g.addFlags(cmd)
 	return cmd
 }
 
-func cleanup(w io.Writer, bpffs string) error {
+// cleaned is the answer of `beeline cleanup`.
+type cleaned struct {
+	// Removed is false if nothing was there.
+	Removed bool   `json:"removed"`
+	Pins    string `json:"pins"`
+}
+
+func cleanUp(bpffs string) (cleaned, error) {
 	pins := datapath.NewPins(bpffs)
-	there := pins.Exists()
+	c := cleaned{pins.Exists(), pins.String()}
 	err := datapath.Cleanup(pins)
 	if errors.Is(err, datapath.ErrLocked) {
-		return fmt.Errorf("an agent is running: stop it, then clean up (%w)", err)
+		return c, fmt.Errorf("an agent is running: stop it, then clean up (%w)", err)
 	}
+	return c, err
+}
+
+func (c cleaned) table(w io.Writer) error {
+	if !c.Removed {
+		fmt.Fprintf(w, "nothing to remove: no pins in %s\n", c.Pins)
+		return nil
+	}
+	fmt.Fprintf(w, "removed all programs, maps and pins in %s\n", c.Pins)
+	return nil
+}
+
+// cleanup is kube-proxy's flag of that name.
+func cleanup(w io.Writer, bpffs string) error {
+	c, err := cleanUp(bpffs)
 	if err != nil {
 		return err
 	}
-	if !there {
-		fmt.Fprintf(w, "nothing to remove: no pins in %s\n", pins)
-		return nil
-	}
-	fmt.Fprintf(w, "removed all programs, maps and pins in %s\n", pins)
-	return nil
+	return c.table(w)
 }

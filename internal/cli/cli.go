@@ -10,6 +10,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -35,22 +38,50 @@ type exitError struct {
 func (e exitError) Error() string { return e.err.Error() }
 func (e exitError) Unwrap() error { return e.err }
 
-// Run executes one command line and returns the exit status.
+// Run executes one command line, whose first element is the program's name, and
+// returns the exit status.
 func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	root := newRoot()
-	root.SetArgs(args)
+	root := newRoot(calledAs(args[0]))
+	root.SetArgs(args[1:])
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
+	err := execute(ctx, root)
 	if err == nil {
 		return exitOK
 	}
 	fmt.Fprintln(stderr, "beeline:", err)
 	var exit exitError
-	if errors.As(err, &exit) {
+	switch {
+	case errors.As(err, &exit):
 		return exit.status
+	case strings.HasPrefix(err.Error(), "unknown command"): // cobra has no type for it
+		return exitUsage
 	}
 	return exitFailed
+}
+
+// calledAs is what users call the program: a plugin of kubectl goes by the name
+// of its file.
+func calledAs(path string) string {
+	if strings.HasPrefix(filepath.Base(path), "kubectl-beeline") {
+		return "kubectl beeline"
+	}
+	return "beeline"
+}
+
+// execute turns a panic into words: a stack trace tells users nothing. The agent
+// is left alone, whose log is for who mends it.
+func execute(ctx context.Context, root *cobra.Command) (err error) {
+	defer func() {
+		cmd, _, _ := root.Find(os.Args[min(1, len(os.Args)):])
+		if cmd != nil && cmd.Name() == "agent" || os.Getenv("BEELINE_TRACE") != "" {
+			return
+		}
+		if r := recover(); r != nil {
+			err = fmt.Errorf("a mistake in Beeline: %v; please report it with the output of this command and BEELINE_TRACE=1 set", r)
+		}
+	}()
+	return root.ExecuteContext(ctx)
 }
 
 // global is what every verb that looks at the kernel shares.
@@ -59,15 +90,20 @@ type global struct {
 	format format
 }
 
-func newRoot() *cobra.Command {
+func newRoot(name string) *cobra.Command {
 	g := &global{bpffs: "/sys/fs/bpf", format: formatTable}
 	root := &cobra.Command{
-		Use:   "beeline",
-		Short: "Kubernetes Services without kube-proxy, straight through the kernel",
+		Use:         "beeline",
+		Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: name},
+		Short:       "Kubernetes Services without kube-proxy, straight through the kernel",
 		Long: `Beeline implements Kubernetes Services in the kernel with eBPF, beside any CNI.
 
 Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 answered, but
 something is broken.`,
+		Example: `  beeline check                           # before an installation, and after
+  beeline status
+  beeline service get default/nginx
+  beeline explain svc/default/nginx       # why does my Service not work?`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
@@ -81,7 +117,7 @@ something is broken.`,
 		newCheck(g),
 		newCleanup(g),
 		newDemo(),
-		newVersion(),
+		newVersion(g),
 	)
 	return root
 }
@@ -89,6 +125,10 @@ something is broken.`,
 // addFlags declares the flags of a verb that reads the kernel.
 func (g *global) addFlags(cmd *cobra.Command) {
 	g.addBPFFS(cmd)
+	g.addOutput(cmd)
+}
+
+func (g *global) addOutput(cmd *cobra.Command) {
 	cmd.Flags().VarP(&g.format, "output", "o", "table, json or yaml")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(
 		[]string{string(formatTable), string(formatJSON), string(formatYAML)}, cobra.ShellCompDirectiveNoFileComp))
@@ -101,8 +141,31 @@ func (g *global) addBPFFS(cmd *cobra.Command) {
 // errNotInstalled tells users in their words that nothing is pinned.
 var errNotInstalled = errors.New("Beeline is not in this kernel: no agent has run with this --bpffs since boot or cleanup")
 
+// installed says in users' words why there is nothing to read.
+func (g *global) installed() error {
+	_, err := os.Stat(datapath.NewPins(g.bpffs).String())
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return errors.New("reading the kernel's tables needs root")
+	case err != nil:
+		return exitError{exitNotFound, errNotInstalled}
+	}
+	return nil
+}
+
+// group makes a command of one that only has others below it: alone it prints
+// its help.
+func group(cmd *cobra.Command) *cobra.Command {
+	cmd.Args = noArgs
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	return cmd
+}
+
 // read opens the live maps and hands them to f.
 func (g *global) read(f func(*maps.Tables) error) error {
+	if err := g.installed(); err != nil {
+		return err
+	}
 	opened, err := datapath.OpenMaps(datapath.NewPins(g.bpffs))
 	if errors.Is(err, fs.ErrNotExist) {
 		return exitError{exitNotFound, errNotInstalled}

@@ -65,6 +65,9 @@ func explainArgs(_ *cobra.Command, args []string) error {
 }
 
 func (g *global) explain(cmd *cobra.Command, args []string, x *probe.Asker) error {
+	if err := g.installed(); err != nil {
+		return err
+	}
 	pins := datapath.NewPins(g.bpffs)
 	kernel, err := probe.Open(pins)
 	if errors.Is(err, fs.ErrNotExist) {

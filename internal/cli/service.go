@@ -15,11 +15,11 @@ import (
 )
 
 func newService(g *global) *cobra.Command {
-	cmd := &cobra.Command{
+	cmd := group(&cobra.Command{
 		Use:     "service",
 		Aliases: []string{"services", "svc"},
 		Short:   "Show the Services that the kernel balances",
-	}
+	})
 	list := &cobra.Command{
 		Use:   "list",
 		Short: "List the Services in the kernel",

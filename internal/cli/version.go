@@ -4,6 +4,8 @@ package cli
 
 import (
 	"fmt"
+	"io"
+	"runtime"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
@@ -11,15 +13,29 @@ import (
 	"github.com/beeline-net/beeline/internal/abi"
 )
 
-func newVersion() *cobra.Command {
-	return &cobra.Command{
+// version is the answer of `beeline version`.
+type version struct {
+	Version   string `json:"version"`
+	Commit    string `json:"commit,omitempty"`
+	Go        string `json:"go"`
+	MapLayout uint32 `json:"mapLayout"`
+}
+
+func newVersion(g *global) *cobra.Command {
+	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Print which build this is",
 		Args:  noArgs,
-		Run: func(cmd *cobra.Command, _ []string) {
-			fmt.Fprintf(cmd.OutOrStdout(), "beeline %s, map layout %d\n", buildVersion(), abi.Layout)
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			v := version{buildVersion(), buildCommit(), runtime.Version(), abi.Layout}
+			return g.format.emit(cmd.OutOrStdout(), v, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "beeline %s, map layout %d\n", v.Version, v.MapLayout)
+				return err
+			})
 		},
 	}
+	g.addOutput(cmd)
+	return cmd
 }
 
 // buildVersion is the module's version; a build from a checkout has none.

@@ -290,7 +290,7 @@ func (q *query) choose(m match) {
 	translated := !q.socket && q.sourceNAT(m.frontend)
 	for _, i := range members {
 		b := m.port.Backends[i]
-		q.answer.Backends = append(q.answer.Backends, Backend{b, !q.own(b) && (translated || !q.socket && q.hairpin(b))})
+		q.answer.Backends = append(q.answer.Backends, Backend{b, !q.socket && !q.own(b) && (translated || q.hairpin(b))})
 	}
 	q.step("%d of the %d backends may be chosen (%s set)", len(members), len(m.port.Backends), name)
 }

@@ -184,7 +184,7 @@ func (k *Kernel) packetPath(target netip.AddrPort, c *Client) (p explain.Packet,
 	if c.Scope == oracle.Node {
 		p.Direction, towards = "egress", target.Addr()
 	}
-	index, err := k.device(c.Device, towards)
+	index, err := k.device(c.Device, towards, target.Addr())
 	if err != nil {
 		return off("%v", err)
 	}
@@ -204,10 +204,16 @@ func (k *Kernel) packetPath(target netip.AddrPort, c *Client) (p explain.Packet,
 	return p, o, dev
 }
 
-// device is where packets from an address come in.
-func (k *Kernel) device(name string, from netip.Addr) (int, error) {
+// device is where packets from an address come in: by that name, or where the
+// routes lead back, or, without a route, where the target is.
+func (k *Kernel) device(name string, from, target netip.Addr) (int, error) {
 	if name == "" {
 		w, err := link.WayTo(from)
+		for _, d := range k.network.Devices {
+			if err != nil && slices.Contains(d.Addresses, target) {
+				return d.Index, nil
+			}
+		}
 		return w.Ifindex, err
 	}
 	for _, d := range k.network.Devices {

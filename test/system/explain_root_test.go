@@ -34,7 +34,10 @@ func (n *node) explain(args ...string) (all []explain.Answer, status int) {
 func (n *node) split(args ...string) (stdout, stderr string, status int) {
 	n.t.Helper()
 	var out, errs bytes.Buffer
-	cmd := exec.Command(binary, append(args, "--bpffs", n.BPFFS)...)
+	if args[0] != "version" && args[0] != "__complete" {
+		args = append(args, "--bpffs", n.BPFFS)
+	}
+	cmd := exec.Command(binary, args...)
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	check(n.t, lab.Start(cmd, n.NS, nil))
 	_ = cmd.Wait()
