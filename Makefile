@@ -36,10 +36,11 @@ test-root: deps ## Run the tests in namespaces with real programs (root)
 diff: deps ## Compare Beeline with kube-proxy's own code on random Services
 	hack/test diff
 
-bench: ## Measure what a Service costs a client (root)
+bench: ## Measure what a Service costs a client, and a packet, beside the last committed figures (root)
 	go run ./test/bench
+	go run ./test/bench-packet
 
-kernel-test: ## Run the tests that load real programs on Linux 6.1, in an emulated machine (a quarter of an hour)
+kernel-test: ## Run the tests that load real programs on Linux 6.1, in an emulated machine (half an hour or more)
 	hack/kernel-test
 
 experiment: deps-cluster ## See on a real cluster that Services need no kube-proxy (root; first time 15 minutes, then one)

@@ -22,6 +22,8 @@ __noinline int begin(ctx_t *ctx, const struct packet *pkt, __u32 hook)
 
 	if (!pkt)
 		return pass();
+	if (hook == HOOK_INGRESS && is_martian(pkt))
+		return drop(COUNTER_MARTIAN);
 	switch (balance(ctx, pkt, &out)) {
 	case OUTCOME_TRANSLATE:
 		if (pkt->fragment == FRAGMENT_FIRST)
@@ -79,48 +81,43 @@ static __always_inline int established(ctx_t *ctx, const struct packet *pkt,
 		       flags);
 }
 
-/* Whether a packet without a flow may ask for a Service: one that comes in, or
- * that this node sends itself. What it only forwards has come in before. */
-static __always_inline bool may_begin(const ctx_t *ctx,
-				      const struct packet *pkt, enum hook hook)
-{
-	return hook == HOOK_INGRESS ||
-	       (!ctx->ingress_ifindex && vip_filter_has(&pkt->tuple.dst));
-}
-
+/* A packet without a flow may ask for a Service if it comes in, or if this node
+ * sends it itself. */
 static __always_inline int handle(ctx_t *ctx, enum hook hook)
 {
 	struct packet pkt = {};
 	struct flow_place place;
+	enum parsed parsed;
 
 	/* A bridge's frames for others pass by here, too. */
 	if (hook == HOOK_INGRESS && !config_no_link_header &&
 	    ctx->pkt_type != PACKET_FOR_US)
 		return pass();
-	switch (parse(ctx, &pkt)) {
-	case PARSED_OTHER:
+	parsed = parse(ctx, &pkt);
+	if (parsed == PARSED_OTHER)
 		return pass();
+	/* Replies to source NAT come to addresses in the filter, too. */
+	if (hook == HOOK_INGRESS && !vip_filter_has(&pkt.tuple.dst))
+		return unclaimed(&pkt, parsed, hook);
+	switch (parsed) {
 	case PARSED_ICMP:
-		if (hook == HOOK_INGRESS && !vip_filter_has(&pkt.tuple.dst))
-			return pass();
 		if (icmp_is_error(&pkt))
 			return icmp_error(ctx, &pkt, hook);
 		return icmp_is_echo(&pkt) ? icmp_echo(ctx, &pkt, hook) : pass();
 	case PARSED_FRAGMENT:
-		if (hook == HOOK_INGRESS && !vip_filter_has(&pkt.tuple.dst))
-			return pass();
 		if (!fragment_recall(&pkt))
 			return fragment_unknown(&pkt, hook);
 		break;
-	case PARSED_PORTS:
-		/* Replies to source NAT come to addresses in the filter, too. */
-		if (hook == HOOK_INGRESS && !vip_filter_has(&pkt.tuple.dst))
-			return pass();
+	default:
 		break;
 	}
 	if (flow_find(&pkt.tuple, &place))
 		return established(ctx, &pkt, hook, &place);
-	return may_begin(ctx, &pkt, hook) ? begin(ctx, &pkt, hook) : pass();
+	if (hook == HOOK_EGRESS && ctx->ingress_ifindex)
+		return pass(); /* what this node only forwards has come in */
+	if (hook == HOOK_EGRESS && !vip_filter_has(&pkt.tuple.dst))
+		return unclaimed(&pkt, parsed, hook);
+	return begin(ctx, &pkt, hook);
 }
 
 SEC("tc")

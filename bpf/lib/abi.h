@@ -230,6 +230,8 @@ enum counter {
 	COUNTER_ICMP_LIMITED,	/* an ICMP answer was not sent: rate limit */
 	COUNTER_ICMP_SENT,	/* an ICMP answer of our own was sent */
 	COUNTER_HANDED_BACK,	/* rollback: a datagram of an older UDP flow */
+	COUNTER_MARTIAN,    /* dropped: names loopback, and came from outside */
+	COUNTER_UNASSIGNED, /* dropped: in a Service range, and nobody's */
 	COUNTER_COUNT,
 };
 
@@ -295,10 +297,11 @@ _Static_assert(sizeof(struct flow) == 128, "flow");
  * (high half, never 0) and FLOW_HINT(record, direction) (low half). A hint
  * proves nothing; the record does. ADR 0010.
  */
-#define FLOW_HINTS 8
+#define FLOW_HINTS 7
 #define FLOW_HINT(index, direction) ((index) << 1 | (direction))
 struct flow_line {
 	__u64 hint[FLOW_HINTS];
+	__u64 away; /* hints that belong here and are in their second line */
 };
 _Static_assert(sizeof(struct flow_line) == 64, "flow_line");
 

@@ -10,6 +10,7 @@
 #include "handover.h"
 #include "nat.h"
 #include "trace.h"
+#include "unclaimed.h"
 
 enum outcome {
 	OUTCOME_PASS,	   /* not ours */
@@ -101,6 +102,9 @@ __noinline int balance(ctx_t *ctx, const struct packet *pkt,
 	if (!pkt || !out)
 		return OUTCOME_PASS;
 	f = packet_frontend(pkt);
+	if (!f && is_unassigned(pkt, PARSED_PORTS) &&
+	    !local_addr(&pkt->tuple.dst))
+		return refuse_silently(COUNTER_UNASSIGNED);
 	if (!f)
 		return not_ours(TRACE_NO_FRONTEND);
 	if (!source_is_sane(pkt))

@@ -18,4 +18,10 @@ CONFIG(__u8, tcp_peer_names, "getpeername() on TCP tells the VIP (ADR 0003)");
 CONFIG(__u8, keep_flows, "flows that netfilter translates stay with it");
 CONFIG(__u8, refuse_new, "new flows are somebody else's: a rollback");
 
+/* How long a silent UDP socket keeps its backend, before and after that has
+ * answered: as kube-proxy's choice lasts, which is as long as nf_conntrack
+ * remembers (Documentation/networking/nf_conntrack-sysctl.rst). */
+volatile const __u32 config_udp_timeout_secs = 30;
+volatile const __u32 config_udp_stream_timeout_secs = 120;
+
 #endif

@@ -6,6 +6,7 @@
 #ifndef BEELINE_CTX_H
 #define BEELINE_CTX_H
 
+#include <linux/if_ether.h>
 #include <linux/pkt_cls.h>
 
 #include "compiler.h"
@@ -58,6 +59,12 @@ static __always_inline bool ctx_store(ctx_t *ctx, __u32 off, const void *from,
 {
 	return !bpf_skb_store_bytes(ctx, off, from, len,
 				    csum ? BPF_F_RECOMPUTE_CSUM : 0);
+}
+
+/* Puts an empty Ethernet header in front of a packet that has none. */
+static __always_inline bool ctx_push_link_header(ctx_t *ctx)
+{
+	return !bpf_skb_change_head(ctx, ETH_HLEN, 0);
 }
 
 #endif

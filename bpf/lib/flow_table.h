@@ -17,7 +17,7 @@
 #include "packet_maps.h"
 
 #define FLOW_PROBES 16
-#define FLOW_LINE_CROWDED 6
+#define FLOW_LINE_CROWDED 4
 
 struct flow_place {
 	struct flow *flow;
@@ -97,6 +97,8 @@ __noinline __u64 flow_lookup(const struct flow_tuple *tuple)
 		return FLOW_NOT_FOUND;
 	hash = flow_hash(tuple);
 	for (int i = 0; i < 2 * FLOW_HINTS; i++) {
+		if (i == FLOW_HINTS && !READ_ONCE(line->away))
+			break;
 		if (i % FLOW_HINTS == 0)
 			line = flow_line(hash, i / FLOW_HINTS);
 		if (!line)
@@ -166,6 +168,18 @@ static __always_inline bool flow_line_put(struct flow_line *line, __u64 hint)
 	return false;
 }
 
+/* The first line counts what is in the second: nobody looks there for nothing.
+ * Counted first, so that no reader misses it. */
+static __always_inline bool flow_put_away(struct flow_line *first,
+					  struct flow_line *second, __u64 hint)
+{
+	__sync_fetch_and_add(&first->away, 1);
+	if (flow_line_put(second, hint))
+		return true;
+	__sync_fetch_and_sub(&first->away, 1);
+	return false;
+}
+
 /* Puts a hint into the first line, where it is found soonest; but before that
  * is full into the emptier one, so that both being full is next to impossible
  * even if every record is in use. Returns 0 if it happens. */
@@ -180,25 +194,28 @@ __noinline int flow_link(__u64 hash, __u32 place)
 		return 0;
 	used = flow_line_used(first);
 	if (used >= FLOW_LINE_CROWDED && flow_line_used(second) < used)
-		return flow_line_put(second, hint) ||
+		return flow_put_away(first, second, hint) ||
 		       flow_line_put(first, hint);
-	return flow_line_put(first, hint) || flow_line_put(second, hint);
+	return flow_line_put(first, hint) || flow_put_away(first, second, hint);
 }
 
 __noinline int flow_unlink(__u64 hash, __u32 place)
 {
 	__u64 hint = (__u64)flow_tag(hash) << 32 | place;
-	struct flow_line *line;
+	struct flow_line *line = NULL, *first = flow_line(hash, 0);
 
 	for (int i = 0; i < 2 * FLOW_HINTS; i++) {
-		line = flow_line(hash, i / FLOW_HINTS);
-		if (!line)
+		if (i % FLOW_HINTS == 0)
+			line = i ? flow_line(hash, 1) : first;
+		if (!line || !first)
 			return 0;
-		if (READ_ONCE(line->hint[i % FLOW_HINTS]) == hint) {
-			__sync_val_compare_and_swap(&line->hint[i % FLOW_HINTS],
-						    hint, 0);
-			return 1;
-		}
+		if (READ_ONCE(line->hint[i % FLOW_HINTS]) != hint)
+			continue;
+		if (__sync_val_compare_and_swap(&line->hint[i % FLOW_HINTS],
+						hint, 0) == hint &&
+		    i >= FLOW_HINTS)
+			__sync_fetch_and_sub(&first->away, 1);
+		return 1;
 	}
 	return 0;
 }
@@ -209,12 +226,15 @@ __noinline int flow_unlink(__u64 hash, __u32 place)
 static __always_inline bool flow_tuple_taken(const struct flow_tuple *tuple,
 					     __u64 hash, __u32 index)
 {
-	struct flow_line *line;
+	struct flow_line *line = NULL;
 	struct flow *flow;
 	__u64 hint;
 
 	for (int i = 0; i < 2 * FLOW_HINTS; i++) {
-		line = flow_line(hash, i / FLOW_HINTS);
+		if (i == FLOW_HINTS && !READ_ONCE(line->away))
+			break;
+		if (i % FLOW_HINTS == 0)
+			line = flow_line(hash, i / FLOW_HINTS);
 		if (!line)
 			return false;
 		hint = READ_ONCE(line->hint[i % FLOW_HINTS]);

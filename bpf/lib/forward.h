@@ -75,6 +75,9 @@ static __always_inline int leave(ctx_t *ctx, const struct packet *pkt,
 		     (i == pkt->vlan_tags && ctx->vlan_present)) &&
 		    bpf_skb_vlan_pop(ctx))
 			return drop(COUNTER_REWRITE_FAILED);
+	/* bpf_redirect_neigh() drops what has no link header to replace. */
+	if (config_no_link_header && !ctx_push_link_header(ctx))
+		return drop(COUNTER_REWRITE_FAILED);
 	return fib_redirect(&route->fib);
 }
 

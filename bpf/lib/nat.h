@@ -41,14 +41,27 @@ static __always_inline bool port_reserved(__u16 port)
 	return word && *word >> (port % 64) & 1;
 }
 
+/* Whether a Service has the port, whatever range NodePorts are taken from. */
+static __always_inline bool port_is_node_port(const struct flow_tuple *reply,
+					      __be16 port)
+{
+	struct frontend_key key = { .port = port, .protocol = reply->protocol };
+
+	if (ip_is_v4(&reply->dst))
+		key.addr.word[2] = V4_MAPPED_PREFIX;
+	return bpf_map_lookup_elem(&frontends, &key);
+}
+
 /* A port to try, in network order; 0 if it is not to be used. */
-static __always_inline __be16 nat_port(void)
+static __always_inline __be16 nat_port(const struct flow_tuple *reply)
 {
 	__u32 span = config_snat_port_max - config_snat_port_min + 1;
 	__u16 port = config_snat_port_min +
 		     ((__u64)bpf_get_prandom_u32() * span >> 32);
 
-	return port_reserved(port) ? 0 : bpf_htons(port);
+	if (port_reserved(port) || port_is_node_port(reply, bpf_htons(port)))
+		return 0;
+	return bpf_htons(port);
 }
 
 /* Finds a reply tuple that nobody has, starting from the given one, whose port
@@ -61,7 +74,7 @@ __noinline int nat_reserve(struct flow_tuple *reply, __u32 index, __u64 now)
 		if (reply->dport && !kept_flow(reply) &&
 		    flow_reserve_reply(reply, index, now))
 			return 1;
-		reply->dport = nat_port();
+		reply->dport = nat_port(reply);
 	}
 	return 0;
 }

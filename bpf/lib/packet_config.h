@@ -35,6 +35,13 @@ CONFIG_VALUE(__u8, echo_reply, 0, "a VIP with a backend answers pings");
 CONFIG_VALUE(__u16, snat_port_min, 1024, "first port of source NAT");
 CONFIG_VALUE(__u16, snat_port_max, 29999, "last port of source NAT");
 
+/* Where ClusterIPs are taken from. Base and mask, because programs compare them
+ * where others pay for a look-up. */
+#define SERVICE_RANGES 8
+CONFIG_VALUE(__u32, service_range_count, 0, "how many there are");
+volatile const struct ip_addr config_service_range_base[SERVICE_RANGES] = {};
+volatile const struct ip_addr config_service_range_mask[SERVICE_RANGES] = {};
+
 CONFIG_VALUE(__u32, icmp_rate, 1000,
 	     "ICMP messages of our own, a second and CPU");
 CONFIG_VALUE(__u32, icmp_burst, 50, "... and at once");

@@ -11,18 +11,13 @@
 #include "ip.h"
 #include "lb.h"
 
-/* Defaults of nf_conntrack_udp_timeout and nf_conntrack_udp_timeout_stream
- * (Documentation/networking/nf_conntrack-sysctl.rst): how long kube-proxy's
- * choice lasts without traffic. */
-#define UDP_TIMEOUT_NS (30 * NSEC_PER_SEC)
-#define UDP_STREAM_TIMEOUT_NS (120 * NSEC_PER_SEC)
-
 static __always_inline bool udp_flow_fresh(const struct udp_flow *flow,
 					   __u64 now)
 {
-	__u64 limit = flow->replied ? UDP_STREAM_TIMEOUT_NS : UDP_TIMEOUT_NS;
+	__u64 secs = flow->replied ? config_udp_stream_timeout_secs :
+				     config_udp_timeout_secs;
 
-	return idle_ns(now, flow->seen_ns) <= limit;
+	return idle_ns(now, flow->seen_ns) <= secs * NSEC_PER_SEC;
 }
 
 /* The socket's flow to a Service address, or NULL. */

@@ -187,6 +187,8 @@ var counterNames = [Counters]string{
 	kernelCounterCOUNTER_ICMP_LIMITED:       "icmp_limited",
 	kernelCounterCOUNTER_ICMP_SENT:          "icmp_sent",
 	kernelCounterCOUNTER_HANDED_BACK:        "handed_back",
+	kernelCounterCOUNTER_MARTIAN:            "martian",
+	kernelCounterCOUNTER_UNASSIGNED:         "unassigned_cluster_ip",
 }
 
 func (c kernelCounter) String() string {

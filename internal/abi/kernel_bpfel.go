@@ -19,7 +19,7 @@ const (
 	kernelAbiConstABI_CONST_LAYOUT          kernelAbiConst = 1
 	kernelAbiConstABI_CONST_VIP_FILTER_BITS kernelAbiConst = 524288
 	kernelAbiConstABI_CONST_UDP_FLOWS       kernelAbiConst = 8
-	kernelAbiConstABI_CONST_FLOW_HINTS      kernelAbiConst = 8
+	kernelAbiConstABI_CONST_FLOW_HINTS      kernelAbiConst = 7
 )
 
 type kernelAffinity struct {
@@ -82,7 +82,9 @@ const (
 	kernelCounterCOUNTER_ICMP_LIMITED       kernelCounter = 20
 	kernelCounterCOUNTER_ICMP_SENT          kernelCounter = 21
 	kernelCounterCOUNTER_HANDED_BACK        kernelCounter = 22
-	kernelCounterCOUNTER_COUNT              kernelCounter = 23
+	kernelCounterCOUNTER_MARTIAN            kernelCounter = 23
+	kernelCounterCOUNTER_UNASSIGNED         kernelCounter = 24
+	kernelCounterCOUNTER_COUNT              kernelCounter = 25
 )
 
 type kernelEgressKey struct {
@@ -144,7 +146,8 @@ const (
 
 type kernelFlowLine struct {
 	_    structs.HostLayout
-	Hint [8]uint64
+	Hint [7]uint64
+	Away uint64
 }
 
 type kernelFlowTimeout uint32

@@ -59,6 +59,7 @@ func run(ctx context.Context, o Options) (err error) {
 	started := time.Now()
 	cfg, log := o.Config.Config, o.Log
 	protect(cfg.OOMScoreAdj, log)
+	setConntrack(sysctl(cfg.Kernel.Sysctl), cfg.Conntrack, log)
 	dp, err := datapath.Open(datapathOptions(cfg, log))
 	if err != nil {
 		return err

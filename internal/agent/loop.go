@@ -67,9 +67,7 @@ func (l *loop) run(ctx context.Context) error {
 			return nil
 		case <-look.C:
 			l.verify(ctx)
-			if l.complete {
-				l.devices()
-			}
+			l.look()
 		case <-l.store.Changed():
 			if err := l.collect(ctx); err != nil {
 				return nil
@@ -117,6 +115,10 @@ func (l *loop) pass(ctx context.Context) {
 		l.log.Debug("waiting for the sources", "missing", fmt.Sprint(l.store.Unsynced()))
 		return
 	}
+	if _, known := l.store.Network(); !known && l.packet != nil {
+		l.log.Debug("waiting for the node's devices and addresses")
+		return // it takes a moment; without them "in step" would not be true
+	}
 	p := pass{delta: l.store.Take(), start: time.Now(), synced: complete}
 	if p.delta.Empty() && l.complete == complete {
 		return
@@ -135,7 +137,7 @@ func (l *loop) pass(ctx context.Context) {
 
 // apply writes a pass to the kernel and reports it.
 func (l *loop) apply(ctx context.Context, p pass) {
-	node := p.synced && (p.full || p.delta.Network || p.delta.Node || p.configured)
+	node := p.synced && (p.full || p.delta.Network || p.delta.Node || p.delta.ServiceCIDRs || p.configured)
 	if node {
 		l.host()
 	}
@@ -155,6 +157,17 @@ func (l *loop) apply(ctx context.Context, p pass) {
 	l.report.ends(p, l.planner, l.reconcile)
 }
 
+// look finds what no event told: other ports in use, programs taken away.
+func (l *loop) look() {
+	if l.packet == nil || !l.complete {
+		return
+	}
+	if l.packet.lookAtPorts() {
+		l.host()
+	}
+	l.devices()
+}
+
 // host brings what the packet path knows about the node itself up to date.
 func (l *loop) host() {
 	network, known := l.store.Network()
@@ -167,7 +180,7 @@ func (l *loop) host() {
 // devices puts the packet path on the devices that there are.
 func (l *loop) devices() {
 	if network, known := l.store.Network(); l.packet != nil && known {
-		l.packet.follow(network)
+		l.packet.follow(network, droppedRanges(l.planner.Config()))
 	}
 }
 

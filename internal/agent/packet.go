@@ -3,9 +3,8 @@
 package agent
 
 import (
-	"fmt"
 	"log/slog"
-	"os"
+	"net/netip"
 
 	"github.com/beeline-net/beeline/internal/config"
 	"github.com/beeline-net/beeline/internal/datapath"
@@ -15,9 +14,11 @@ import (
 
 // packetPath keeps the packet programs on this node's devices. The loop owns it.
 type packetPath struct {
-	log      *slog.Logger
-	devices  *datapath.Devices
-	local    config.LocalTraffic
+	log     *slog.Logger
+	devices *datapath.Devices
+	local   config.LocalTraffic
+	sysctl  sysctl
+	// reserved are the ports that the kernel was told of.
 	reserved host.Ports
 }
 
@@ -41,6 +42,11 @@ func packetOptions(c config.Config) *datapath.PacketOptions {
 		DetectLocal4:       other || byAddress && detects(true),
 		DetectLocal6:       other || byAddress && detects(false),
 		MasqueradeAll:      c.Masquerade.All,
+		MasqueradeLocal:    c.Masquerade.Local,
+		CloseClusterIPs:    !c.Datapath.ClusterIPFromOutside,
+		EchoReply:          c.Datapath.EchoReply,
+		SNATPorts:          [2]uint16{c.Masquerade.Ports.First, c.Masquerade.Ports.Last},
+		Timeouts:           flowTimeouts(sysctl(c.Kernel.Sysctl), c.Conntrack),
 	}
 }
 
@@ -50,10 +56,6 @@ func newPacketPath(dp *datapath.Datapath, c config.Config, log *slog.Logger) (*p
 	if !c.Datapath.PacketPath {
 		return nil, nil
 	}
-	reserved, err := reservedPorts()
-	if err != nil {
-		return nil, err
-	}
 	devices, err := dp.Devices()
 	if err != nil {
 		return nil, err
@@ -62,20 +64,27 @@ func newPacketPath(dp *datapath.Datapath, c config.Config, log *slog.Logger) (*p
 		log.Error("DEGRADED, no packet path: NodePorts, load balancer addresses and external IPs are not served to clients outside, nor Services to pods whose sockets are not this kernel's; sockets on this node are served", "err", err)
 		return nil, devices.Close()
 	}
-	return &packetPath{log: log, devices: devices, local: c.LocalTraffic, reserved: reserved}, nil
+	p := &packetPath{log: log, devices: devices, local: c.LocalTraffic, sysctl: sysctl(c.Kernel.Sysctl)}
+	p.lookAtPorts()
+	return p, nil
 }
 
-// reservedPorts are those that the system wants left alone.
-func reservedPorts() (host.Ports, error) {
-	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_reserved_ports")
+// lookAtPorts reports whether the ports that source NAT keeps off are others
+// than before.
+func (p *packetPath) lookAtPorts() bool {
+	now, err := reservedPorts(p.sysctl, "/proc")
 	if err != nil {
-		return host.Ports{}, fmt.Errorf("reserved ports: %w", err)
+		p.log.Warn("source NAT may take ports that others use", "err", err)
+		return false
 	}
-	return host.ParsePorts(string(text))
+	changed := now != p.reserved
+	p.reserved = now
+	return changed
 }
 
 // follow puts the programs on the devices that the network has now.
-func (p *packetPath) follow(n model.Network) {
+func (p *packetPath) follow(n model.Network, serviceRanges []netip.Prefix) {
+	p.devices.SetServiceRanges(serviceRanges)
 	if err := p.devices.Set(packetDevices(n, p.local)); err != nil {
 		p.log.Warn("packet path incomplete", "err", err)
 	}

@@ -4,6 +4,7 @@ package agent
 
 import (
 	"log/slog"
+	"math/bits"
 	"net/netip"
 	"slices"
 
@@ -17,7 +18,8 @@ import (
 
 // datapathOptions is what the configuration means for the kernel.
 func datapathOptions(c config.Config, log *slog.Logger) datapath.Options {
-	return datapath.Options{
+	timeouts := flowTimeouts(sysctl(c.Kernel.Sysctl), c.Conntrack)
+	o := datapath.Options{
 		BPFFS:      c.Kernel.BPFFS,
 		CgroupRoot: c.Kernel.CgroupRoot,
 		MapSizes: map[string]uint32{
@@ -32,9 +34,27 @@ func datapathOptions(c config.Config, log *slog.Logger) datapath.Options {
 		RefuseUnknownPorts: c.Datapath.RefuseUnknownPorts,
 		TCPPeerNames:       c.Datapath.TCPPeerRecords,
 		Packet:             packetOptions(c),
+		UDPTimeout:         timeouts[abi.TimeoutUDPUnanswered],
+		UDPStreamTimeout:   timeouts[abi.TimeoutUDPAnswered],
 		Log:                log,
 	}
+	if o.Packet != nil {
+		o.MapSizes[abi.MapFlows] = roundUp(c.Maps.Flows)
+		o.MapSizes[abi.MapFlowIndex] = roundUp(c.Maps.Flows) / 2
+	}
+	return o
 }
+
+// droppedRanges are the Service ranges whose free addresses nobody may use.
+func droppedRanges(c plan.Config) []netip.Prefix {
+	if !c.RefuseUnknownPorts {
+		return nil
+	}
+	return c.ServiceCIDRs
+}
+
+// roundUp makes a power of two.
+func roundUp(n int) uint32 { return 1 << bits.Len32(uint32(n)-1) }
 
 // planConfig is what the configuration means for the plan.
 func planConfig(c config.Config) plan.Config {

@@ -75,6 +75,9 @@ type Kernel struct {
 	CgroupRoot string
 	// BPFFS is the bpf file system in which everything is pinned.
 	BPFFS string
+	// Sysctl is where the system's settings are: /proc/sys, or what of the
+	// host's is mounted elsewhere.
+	Sysctl string
 }
 
 // Maps are the capacities of the kernel maps, in entries.
@@ -92,6 +95,8 @@ type Maps struct {
 	Peers int
 	// Affinities are clients pinned by session affinity; the oldest go first.
 	Affinities int
+	// Flows are what the packet path may translate at a time.
+	Flows int
 }
 
 // Datapath are switches of the kernel programs.
@@ -107,6 +112,10 @@ type Datapath struct {
 	// PacketPath puts programs on the node's devices, for clients that have no
 	// socket here.
 	PacketPath bool
+	// ClusterIPFromOutside lets clients outside the cluster use ClusterIPs.
+	ClusterIPFromOutside bool
+	// EchoReply answers pings to a Service's address while it has a backend.
+	EchoReply bool
 }
 
 // Keyword is a name for a group of addresses in NodePorts.Addresses.
@@ -176,10 +185,15 @@ type LocalTraffic struct {
 type Masquerade struct {
 	// All rewrites the source of all traffic to ClusterIPs.
 	All bool
-	// Bit of the firewall mark that other software understands as "masquerade
-	// this", 0..31.
-	Bit int
+	// Local rewrites it also where the backend is on this node, so that the
+	// reply comes by here anyway.
+	Local bool
+	// Ports are what a rewritten source gets its port from.
+	Ports PortRange
 }
+
+// PortRange is from First to Last, both included.
+type PortRange struct{ First, Last uint16 }
 
 // Claims limit which addresses a Service may take.
 type Claims struct {
@@ -254,18 +268,18 @@ func Default() Config {
 			ContentType: "application/vnd.kubernetes.protobuf",
 			QPS:         5, Burst: 10, Resync: 15 * time.Minute,
 		},
-		Kernel: Kernel{CgroupRoot: "/sys/fs/cgroup", BPFFS: "/sys/fs/bpf"},
+		Kernel: Kernel{CgroupRoot: "/sys/fs/cgroup", BPFFS: "/sys/fs/bpf", Sysctl: "/proc/sys"},
 		Maps: Maps{
 			Frontends: 131072, Services: 65536, Slots: 524288,
-			Backends: 262144, Peers: 262144, Affinities: 65536,
+			Backends: 262144, Peers: 262144, Affinities: 65536, Flows: 65536,
 		},
-		Datapath: Datapath{RefuseUnknownPorts: true, TCPPeerRecords: true, TerminateUDPSockets: true},
+		Datapath: Datapath{RefuseUnknownPorts: true, TCPPeerRecords: true, TerminateUDPSockets: true, PacketPath: true, ClusterIPFromOutside: true},
 		NodePorts: NodePorts{
 			Addresses: []NodePortAddress{{Keyword: All}},
 			Localhost: true,
 		},
 		LocalTraffic: LocalTraffic{Mode: ClusterCIDR},
-		Masquerade:   Masquerade{Bit: 14},
+		Masquerade:   Masquerade{Ports: PortRange{1024, 29999}},
 		Claims:       Claims{ExternalIPs: true},
 		Conntrack: Conntrack{
 			MaxPerCore: 32768, Min: 131072,

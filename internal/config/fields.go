@@ -19,9 +19,6 @@ const (
 	Restart Reload = "restart"
 )
 
-// packetPath is what settings wait for that only matter to packets.
-const packetPath = "the packet path (tc)"
-
 // field is one setting.
 type field struct {
 	// path is its place in an AgentConfiguration file.
@@ -31,11 +28,8 @@ type field struct {
 	// short is the flag's letter; empty for none.
 	short  string
 	reload Reload
-	// pending names what is missing before the setting has any effect; empty
-	// for one that has.
-	pending string
-	doc     string
-	value   value
+	doc    string
+	value  value
 }
 
 // fields lists every setting, in the order of the reference page.
@@ -58,14 +52,6 @@ func setting[T any](path, flag string, r Reload, c codec[T], at func(*Config) *T
 // settings makes a field with a list of values.
 func settings[T any](path, flag string, r Reload, c codec[T], at func(*Config) *[]T, doc string) field {
 	return field{path: path, flag: flag, reload: r, doc: doc, value: list[T]{c, at}}
-}
-
-// waiting marks fields that have no effect yet.
-func waiting(what string, all ...field) []field {
-	for i := range all {
-		all[i].pending = what
-	}
-	return all
 }
 
 func generalFields() []field {
@@ -122,6 +108,9 @@ func kernelFields() []field {
 		setting("kernel.bpffs", "bpffs", Restart, directory(),
 			func(c *Config) *string { return &c.Kernel.BPFFS },
 			"The bpf file system in which programs, links and maps are pinned."),
+		setting("kernel.sysctl", "sysctl-root", Restart, directory(),
+			func(c *Config) *string { return &c.Kernel.Sysctl },
+			"Where the node's settings are read and written; in a container whose /proc/sys is read-only, where the host's is mounted. See `conntrack`."),
 	}
 }
 
@@ -145,6 +134,8 @@ func mapFields() []field {
 			"TCP sockets connected through a Service; beyond that, getpeername() shows the backend."),
 		size("affinities", "max-affinities", func(c *Config) *int { return &c.Maps.Affinities },
 			"Clients pinned to a backend by session affinity; beyond that, the oldest are forgotten."),
+		size("flows", "max-flows", func(c *Config) *int { return &c.Maps.Flows },
+			"Connections that the packet path serves at a time, 160 bytes each, rounded up to a power of two. When it is full of established ones, new ones are dropped and counted. Connections from sockets on this node need none."),
 	}
 }
 
@@ -161,7 +152,13 @@ func datapathFields() []field {
 			"End UDP sockets that are connected to a backend which was removed, so that their owners get an error and connect anew. Without it they go on sending to its address."),
 		setting("datapath.packetPath", "packet-path", Restart, boolean(),
 			func(c *Config) *bool { return &c.Datapath.PacketPath },
-			"Serve clients that have no socket on this node, by programs on its devices: NodePorts, load balancer addresses and external IPs from outside. A preview: it needs Linux 6.6, and not all of the settings about packets are heeded yet."),
+			"Serve clients that have no socket on this node, by programs on its devices: NodePorts, load balancer addresses and external IPs from outside, and pods whose sockets this kernel does not see. By tcx, on Linux before 6.6 by clsact filters."),
+		setting("datapath.clusterIPFromOutside", "cluster-ip-from-outside", Restart, boolean(),
+			func(c *Config) *bool { return &c.Datapath.ClusterIPFromOutside },
+			"Let clients outside the cluster use ClusterIPs, if their route leads here (as kube-proxy). Needs `localTraffic` to tell pods from them."),
+		setting("datapath.echoReply", "echo-reply", Restart, boolean(),
+			func(c *Config) *bool { return &c.Datapath.EchoReply },
+			"Answer pings to the address of a Service that has an endpoint. Otherwise they go on untouched (as in kube-proxy's iptables mode)."),
 	}
 }
 
@@ -183,7 +180,7 @@ func serviceFields() []field {
 			func(c *Config) *[]netip.Prefix { return &c.Claims.Allowed },
 			"Where ExternalIPs and LoadBalancer addresses may come from if `claims.strict` is set."),
 	}
-	return append(all, waiting(packetPath,
+	return append(all,
 		setting("localTraffic.mode", "detect-local-mode", Restart,
 			oneOf(ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix),
 			func(c *Config) *LocalMode { return &c.LocalTraffic.Mode },
@@ -200,39 +197,43 @@ func serviceFields() []field {
 		setting("masquerade.all", "masquerade-all", Restart, boolean(),
 			func(c *Config) *bool { return &c.Masquerade.All },
 			"Rewrite the source of all traffic to ClusterIPs."),
-		setting("masquerade.bit", "masquerade-bit", Restart, integer(0, 31),
-			func(c *Config) *int { return &c.Masquerade.Bit },
-			"Bit of the packet mark that means \"rewrite the source\" to other software."),
-	)...)
+		setting("masquerade.local", "masquerade-local", Restart, boolean(),
+			func(c *Config) *bool { return &c.Masquerade.Local },
+			"Rewrite the source also of external traffic to an endpoint on this node (as kube-proxy). Otherwise the endpoint sees the client's own address."),
+		setting("masquerade.ports", "masquerade-ports", Restart, portRange(),
+			func(c *Config) *PortRange { return &c.Masquerade.Ports },
+			"Ports that rewritten sources get. NodePorts, ports that something on the node listens on, and net.ipv4.ip_local_reserved_ports are left out: name hostPorts there."),
+	)
 }
 
 func conntrackFields() []field {
 	timeout := func(name, flag string, at func(*Config) *time.Duration, doc string) field {
-		return setting("conntrack."+name, flag, Restart, duration(0), at, doc+" 0s leaves the system's value.")
+		return setting("conntrack."+name, flag, Restart, duration(0), at, doc+" For the flows of the packet path, and for net.netfilter of the system, where that may be written. 0s leaves the system's value.")
 	}
-	return waiting(packetPath,
+	const system = " Of the system's connection tracking, where its settings may be written; see `maps.flows`."
+	return []field{
 		setting("conntrack.maxPerCore", "conntrack-max-per-core", Restart, integer(0, math.MaxInt32),
 			func(c *Config) *int { return &c.Conntrack.MaxPerCore },
-			"Tracked flows for each CPU core. 0 leaves the system's limit and ignores `conntrack.min`."),
+			"Tracked connections for each CPU core, a million in all at most. 0 leaves the system's limit and ignores `conntrack.min`."+system),
 		setting("conntrack.min", "conntrack-min", Restart, integer(0, math.MaxInt32),
 			func(c *Config) *int { return &c.Conntrack.Min },
-			"Least number of tracked flows, however few cores there are."),
+			"Least number of tracked connections, however few cores there are."+system),
 		timeout("tcpEstablishedTimeout", "conntrack-tcp-timeout-established",
 			func(c *Config) *time.Duration { return &c.Conntrack.TCPEstablished },
-			"Idle time after which a TCP connection is forgotten."),
+			"Idle time after which a TCP connection may be forgotten."),
 		timeout("tcpCloseWaitTimeout", "conntrack-tcp-timeout-close-wait",
 			func(c *Config) *time.Duration { return &c.Conntrack.TCPCloseWait },
 			"The same for half-closed TCP connections (CLOSE_WAIT)."),
 		setting("conntrack.tcpBeLiberal", "conntrack-tcp-be-liberal", Restart, boolean(),
 			func(c *Config) *bool { return &c.Conntrack.TCPLiberal },
-			"Do not call TCP packets outside the window invalid."),
+			"Do not call TCP packets outside the window invalid."+system+" The packet path never does."),
 		timeout("udpTimeout", "conntrack-udp-timeout",
 			func(c *Config) *time.Duration { return &c.Conntrack.UDPUnreplied },
 			"Idle time after which an unanswered UDP flow is forgotten."),
 		timeout("udpStreamTimeout", "conntrack-udp-timeout-stream",
 			func(c *Config) *time.Duration { return &c.Conntrack.UDPStream },
 			"The same for answered UDP flows."),
-	)
+	}
 }
 
 // The ports of kube-proxy's servers.

@@ -75,6 +75,7 @@ const (
 	whyWindows   = "ignored: Windows only"
 	whyLogging   = "ignored: logs are not buffered or split"
 	whyIPVS      = "ignored: there is no IPVS"
+	whyNoMark    = "ignored: packets are translated without a mark, and no rule looks for one"
 	whyFlowTimes = "ignored: IPVS's own timeouts; see `conntrack`"
 )
 
@@ -122,12 +123,12 @@ func kubeProxyModes() []alias {
 	ipvs, notNFTables := []proxyMode{modeIPVS}, []proxyMode{modeIPTables, modeIPVS}
 	const minPeriod = "0s is taken literally; kube-proxy makes it 1s"
 	return []alias{
-		{name: "iptables.masqueradeBit", shape: shapeInteger, ownZero: true, modes: notNFTables, to: "masquerade.bit"},
+		{name: "iptables.masqueradeBit", shape: shapeInteger, ownZero: true, modes: notNFTables, rule: ruleOf(integer(0, 31)), why: whyNoMark},
 		{name: "iptables.masqueradeAll", shape: shapeBoolean, modes: notNFTables, to: "masquerade.all"},
 		{name: "iptables.localhostNodePorts", shape: shapeBoolean, ownZero: true, modes: iptables, to: "nodePorts.localhost"},
 		{name: "iptables.syncPeriod", modes: iptables, to: "sync.period"},
 		{name: "iptables.minSyncPeriod", modes: iptables, to: "sync.minPeriod", why: minPeriod},
-		{name: "nftables.masqueradeBit", shape: shapeInteger, ownZero: true, modes: nftables, to: "masquerade.bit"},
+		{name: "nftables.masqueradeBit", shape: shapeInteger, ownZero: true, modes: nftables, rule: ruleOf(integer(0, 31)), why: whyNoMark},
 		{name: "nftables.masqueradeAll", shape: shapeBoolean, modes: nftables, to: "masquerade.all"},
 		{name: "nftables.syncPeriod", modes: nftables, to: "sync.period"},
 		{name: "nftables.minSyncPeriod", modes: nftables, to: "sync.minPeriod", why: minPeriod},
@@ -174,7 +175,7 @@ func kubeProxyFlags() []alias {
 		{name: "hostname-override", to: "node.name"},
 		{name: "proxy-mode", rule: modeRule(), take: (*merge).mode, why: "accepted; eBPF runs in any case"},
 		{name: "feature-gates", shape: shapeList, take: (*merge).featureGates, why: "AllowServiceExternalIPs sets `claims.externalIPs`; others are ignored"},
-		{name: "iptables-masquerade-bit", shape: shapeInteger, to: "masquerade.bit"},
+		{name: "iptables-masquerade-bit", shape: shapeInteger, rule: ruleOf(integer(0, 31)), why: whyNoMark},
 		{name: "iptables-localhost-nodeports", shape: shapeBoolean, to: "nodePorts.localhost"},
 		{name: "iptables-sync-period", modes: notIPVS, to: "sync.period"},
 		{name: "iptables-min-sync-period", modes: notIPVS, to: "sync.minPeriod"},
@@ -327,13 +328,13 @@ func (m *merge) fromKubeProxyFlags(l *Loader, mode proxyMode) []given {
 // it stands for. It notes what stands for none if told to, or if the mode in
 // use would have heeded it.
 func (m *merge) alias(a alias, g given, mode proxyMode, isFlag bool) []given {
+	counts := a.modes == nil || slices.Contains(a.modes, mode)
 	for _, item := range g.items {
-		if a.rule.ok != nil && !a.rule.ok(item) {
+		if a.rule.ok != nil && counts && !a.rule.ok(item) {
 			m.problem(g.where, g.shown, "must be "+a.rule.allowed)
 			return nil
 		}
 	}
-	counts := a.modes == nil || slices.Contains(a.modes, mode)
 	switch {
 	case a.take != nil:
 		return a.take(m, g)

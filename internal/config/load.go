@@ -261,14 +261,7 @@ func (m *merge) check() {
 		where, _ := m.whose("claims.strict")
 		m.note(slog.LevelInfo, where, "claims.allowed is empty: no Service gets an ExternalIP or a LoadBalancer address")
 	}
-	for _, f := range m.table {
-		if g, ok := m.origin[f.path]; ok && f.pending != "" && quote(f.value.get(c)) != quote(f.value.get(ptr(Default()))) {
-			m.note(slog.LevelWarn, g.where, "accepted, but without effect: it waits for "+f.pending)
-		}
-	}
 }
-
-func ptr[T any](v T) *T { return &v }
 
 func (m *merge) checkNodePorts() {
 	seen := map[Keyword]bool{}

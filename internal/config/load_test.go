@@ -101,14 +101,15 @@ func TestLoad(t *testing.T) {
 		"every setting of our own has a flag": {
 			args: []string{
 				"--node-name=N1", "--manifests=/m", "--cgroup-root=/c", "--bpffs=/b",
-				"--max-frontends=16", "--max-services=17", "--max-slots=18", "--max-backends=19", "--max-peers=20", "--max-affinities=21",
-				"--refuse-unknown-ports=false", "--tcp-peer-records=false", "--terminate-udp-sockets=false", "--strict-claims", "--claim-cidrs=10.1.2.3/8,fd00::/8", "--claim-cidrs=11.0.0.0/8",
+				"--max-frontends=16", "--max-services=17", "--max-slots=18", "--max-backends=19", "--max-peers=20", "--max-affinities=21", "--max-flows=22",
+				"--refuse-unknown-ports=false", "--tcp-peer-records=false", "--terminate-udp-sockets=false", "--packet-path=false", "--cluster-ip-from-outside=false", "--echo-reply",
+				"--masquerade-local", "--masquerade-ports=2000-3000", "--sysctl-root=/s", "--strict-claims", "--claim-cidrs=10.1.2.3/8,fd00::/8", "--claim-cidrs=11.0.0.0/8",
 				"-v", "4", "--logging-format=json", "--sync-period=1m", "--min-sync-period=5ms",
 			},
 			want: func(c *Config) {
-				c.Node.Name, c.Manifests, c.Kernel = "n1", "/m", Kernel{"/c", "/b"}
-				c.Maps = Maps{16, 17, 18, 19, 20, 21}
-				c.Datapath = Datapath{}
+				c.Node.Name, c.Manifests, c.Kernel = "n1", "/m", Kernel{"/c", "/b", "/s"}
+				c.Maps = Maps{16, 17, 18, 19, 20, 21, 22}
+				c.Datapath, c.Masquerade = Datapath{EchoReply: true}, Masquerade{Local: true, Ports: PortRange{2000, 3000}}
 				c.Claims = Claims{ExternalIPs: true, Strict: true, Allowed: []netip.Prefix{
 					netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8"), netip.MustParsePrefix("11.0.0.0/8")}}
 				c.Logging = Logging{4, "json"}
@@ -133,7 +134,7 @@ func TestLoad(t *testing.T) {
 				c.LocalTraffic = LocalTraffic{BridgeInterface, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}, "cni0", "veth"}
 				c.Claims.ExternalIPs = false
 				c.NodePorts = NodePorts{Addresses: []NodePortAddress{{Prefix: netip.MustParsePrefix("192.0.2.0/24")}, {Keyword: Localhost}}}
-				c.OOMScoreAdj, c.Masquerade = 0, Masquerade{All: true}
+				c.OOMScoreAdj, c.Masquerade.All = 0, true
 				c.Sync = Sync{5 * time.Second, 2 * time.Second}
 				c.Conntrack = Conntrack{TCPCloseWait: time.Second, TCPLiberal: true, UDPUnreplied: 2 * time.Second, UDPStream: 3 * time.Second}
 				c.Logging = Logging{2, "json"}
@@ -144,7 +145,7 @@ func TestLoad(t *testing.T) {
 				"iptables: {masqueradeBit: 4, localhostNodePorts: true, syncPeriod: 1s}")},
 			want: func(c *Config) {
 				c.NodePorts = NodePorts{Addresses: primary}
-				c.Masquerade, c.Sync = Masquerade{true, 3}, Sync{7 * time.Second, time.Second}
+				c.Masquerade.All, c.Sync = true, Sync{7 * time.Second, time.Second}
 			},
 		},
 		"mode nftables with addresses": {
@@ -154,7 +155,7 @@ func TestLoad(t *testing.T) {
 		"mode ipvs": {
 			files: []string{kubeProxyFile("mode: ipvs", "ipvs: {syncPeriod: 8s, minSyncPeriod: 4s, scheduler: lc, strictARP: true}", "iptables: {masqueradeBit: 5, syncPeriod: 1s}")},
 			want: func(c *Config) {
-				c.NodePorts.Localhost, c.Masquerade.Bit = false, 5
+				c.NodePorts.Localhost = false
 				c.Sync = Sync{8 * time.Second, 4 * time.Second}
 			},
 		},
@@ -169,7 +170,7 @@ func TestLoad(t *testing.T) {
 			args: []string{"--proxy-mode=ipvs", "--ipvs-sync-period=9s", "--ipvs-min-sync-period=1s", "--iptables-sync-period=3s",
 				"--iptables-masquerade-bit=1", "--iptables-localhost-nodeports", "--feature-gates=AllowServiceExternalIPs=false,Foo=true", "--ipvs-scheduler=rr"},
 			want: func(c *Config) {
-				c.Sync, c.Masquerade.Bit, c.Claims.ExternalIPs = Sync{9 * time.Second, time.Second}, 1, false
+				c.Sync, c.Claims.ExternalIPs = Sync{9 * time.Second, time.Second}, false
 			},
 		},
 		"an IPv6 node listens on IPv6": {
@@ -391,7 +392,6 @@ func TestNotes(t *testing.T) {
 		"kubeadm's ConfigMap": {
 			files: []string{kubeadmConfig},
 			args:  []string{"--hostname-override=n", "-v=2"},
-			want:  []string{"WARN FILE0: clusterCIDR: accepted, but without effect: it waits for the packet path (tc)"},
 		},
 		"unknown and repeated fields of kube-proxy": {
 			files: []string{kubeProxyFile("udpIdleTimeout: 250ms", "healthzbindAddress: 0.0.0.0:1", "oomScoreAdj: 1", "oomScoreAdj: 2")},
@@ -430,7 +430,6 @@ func TestNotes(t *testing.T) {
 			want: []string{
 				"INFO --profiling: takes effect, and overrides the file; kube-proxy would ignore it beside --config",
 				"INFO --masquerade-all: takes effect, and overrides the file; kube-proxy would ignore it beside --config",
-				"WARN --masquerade-all: accepted, but without effect: it waits for the packet path (tc)",
 			},
 		},
 		"flags without effect": {

@@ -83,15 +83,11 @@ func settingRow(f field, preset Config) string {
 	if f.short == f.flag {
 		flag = "`-" + f.short + "`"
 	}
-	doc := f.doc
-	if f.pending != "" {
-		doc += " *Waits for " + f.pending + ".*"
-	}
 	shown, _ := plain(f.value.get(&preset))
 	if shown != "" {
 		shown = "`" + shown + "`"
 	}
-	return fmt.Sprintf("| `%s`<br>%s | %s | %s | %s | %s |\n", f.path, flag, allowed, shown, f.reload, doc)
+	return fmt.Sprintf("| `%s`<br>%s | %s | %s | %s | %s |\n", f.path, flag, allowed, shown, f.reload, f.doc)
 }
 
 func writeKubeProxy(b *strings.Builder) {

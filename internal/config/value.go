@@ -231,6 +231,18 @@ func prefix() codec[netip.Prefix] {
 		func(p netip.Prefix) any { return p.String() }}
 }
 
+// portRange takes "first-last".
+func portRange() codec[PortRange] {
+	return codec[PortRange]{shapeString, "port range", "a range of ports such as 1024-29999",
+		func(s string) (PortRange, bool) {
+			from, to, _ := strings.Cut(s, "-")
+			first, err1 := strconv.ParseUint(from, 10, 16)
+			last, err2 := strconv.ParseUint(to, 10, 16)
+			return PortRange{uint16(first), uint16(last)}, err1 == nil && err2 == nil && first > 0 && first <= last
+		},
+		func(p PortRange) any { return fmt.Sprintf("%d-%d", p.First, p.Last) }}
+}
+
 func nodePortAddress() codec[NodePortAddress] {
 	cidr := prefix()
 	return codec[NodePortAddress]{shapeString, "CIDR or keyword",

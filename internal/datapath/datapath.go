@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"sort"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -34,6 +35,10 @@ type Options struct {
 	CgroupRoot string
 	// MapSizes overrides how many entries a map has, by name in package abi.
 	MapSizes map[string]uint32
+	// UDPTimeout and UDPStreamTimeout are how long a silent UDP socket keeps its
+	// backend that has not answered, or has; in whole seconds. 0 leaves the
+	// kernel's defaults of nf_conntrack.
+	UDPTimeout, UDPStreamTimeout time.Duration
 	// RefuseUnknownPorts: a VIP's unknown port is refused, not passed on.
 	RefuseUnknownPorts bool
 	// TCPPeerNames: getpeername() on a TCP socket tells the Service's address,
@@ -188,6 +193,8 @@ func (d *Datapath) configure(spec *ebpf.CollectionSpec) error {
 		vars.ConfigTcpPeerNames.Set(flag(d.opts.TCPPeerNames)),
 		vars.ConfigKeepFlows.Set(flag(d.opts.Handover.KeepFlows)),
 		vars.ConfigRefuseNew.Set(flag(d.opts.Handover.RefuseNew)),
+		setUnlessZero(vars.ConfigUdpTimeoutSecs, uint32(d.opts.UDPTimeout/time.Second)),
+		setUnlessZero(vars.ConfigUdpStreamTimeoutSecs, uint32(d.opts.UDPStreamTimeout/time.Second)),
 	)
 }
 

@@ -7,7 +7,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -121,6 +123,24 @@ func (v *Devices) Set(want []Device) error {
 		}
 	}
 	return errors.Join(append(errs, v.sweep(wanted)...)...)
+}
+
+// SetServiceRanges changes the ranges of which ClusterIPs are taken; the next
+// Set puts it into effect. There is room for eight: any more are left out.
+func (v *Devices) SetServiceRanges(ranges []netip.Prefix) {
+	if len(ranges) > serviceRanges {
+		v.dp.log.Warn("too many Service ranges: unassigned addresses of some are not dropped", "ranges", len(ranges), "room", serviceRanges)
+		ranges = ranges[:serviceRanges]
+	}
+	if slices.Equal(v.opts.ServiceRanges, ranges) {
+		return
+	}
+	v.opts.ServiceRanges = slices.Clone(ranges)
+	for _, p := range v.programs {
+		_ = p.Close() // what is attached goes on until it is replaced
+	}
+	clear(v.programs)
+	clear(v.have)
 }
 
 func (v *Devices) attach(dev Device) error {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/bits"
+	"net/netip"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -45,6 +46,10 @@ type PacketOptions struct {
 	// Handover is that of the Datapath.
 	Handover Handover
 
+	// ServiceRanges are where ClusterIPs are taken from: connections to an
+	// address there that no Service has are dropped. At most eight.
+	ServiceRanges []netip.Prefix
+
 	// SNATPorts are the first and last port of source NAT.
 	SNATPorts [2]uint16
 	// ICMPRate is how many ICMP messages a CPU may send in a second, ICMPBurst
@@ -71,6 +76,12 @@ func (p *PacketPrograms) Close() error {
 // as in package abi. The flow table must have a power of two entries, its index
 // half as many.
 func LoadPacketPrograms(maps map[string]*ebpf.Map, opts PacketOptions) (*PacketPrograms, error) {
+	return LoadEditedPacketPrograms(maps, opts, func(*ebpf.CollectionSpec) error { return nil })
+}
+
+// LoadEditedPacketPrograms is LoadPacketPrograms for who measures the programs:
+// edit gets them last, with their settings.
+func LoadEditedPacketPrograms(maps map[string]*ebpf.Map, opts PacketOptions, edit func(*ebpf.CollectionSpec) error) (*PacketPrograms, error) {
 	spec, err := loadTc()
 	if err != nil {
 		return nil, fmt.Errorf("read packet programs: %w", err)
@@ -82,6 +93,9 @@ func LoadPacketPrograms(maps map[string]*ebpf.Map, opts PacketOptions) (*PacketP
 	}
 	if err := opts.apply(spec, maps); err != nil {
 		return nil, fmt.Errorf("settings of the packet programs: %w", err)
+	}
+	if err := edit(spec); err != nil {
+		return nil, fmt.Errorf("edit the packet programs: %w", err)
 	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: used(spec, maps)})
 	if err != nil {
@@ -130,12 +144,36 @@ func (o PacketOptions) apply(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Ma
 		v.ConfigEchoReply.Set(flag(o.EchoReply)),
 		v.ConfigKeepFlows.Set(flag(o.Handover.KeepFlows)),
 		v.ConfigRefuseNew.Set(flag(o.Handover.RefuseNew)),
+		o.applyServiceRanges(&v),
 		setUnlessZero(v.ConfigSnatPortMin, o.SNATPorts[0]),
 		setUnlessZero(v.ConfigSnatPortMax, o.SNATPorts[1]),
 		setUnlessZero(v.ConfigIcmpRate, o.ICMPRate),
 		setUnlessZero(v.ConfigIcmpBurst, o.ICMPBurst),
 		setUnlessZero(v.ConfigFlowSeed, o.FlowSeed),
 		o.applyTimeouts(v.ConfigFlowTimeoutSecs),
+	)
+}
+
+// serviceRanges is how many ranges the programs have room for.
+const serviceRanges = 8
+
+func (o PacketOptions) applyServiceRanges(v *tcVariableSpecs) error {
+	if len(o.ServiceRanges) > serviceRanges {
+		return fmt.Errorf("%d Service ranges: there is room for %d", len(o.ServiceRanges), serviceRanges)
+	}
+	var base, mask [serviceRanges]abi.IP
+	for i, p := range o.ServiceRanges {
+		bits := p.Bits() + 128 - p.Addr().BitLen()
+		var m [16]byte
+		for b := range bits {
+			m[b/8] |= 0x80 >> (b % 8)
+		}
+		base[i], mask[i] = abi.Addr(p.Masked().Addr()), abi.Addr(netip.AddrFrom16(m))
+	}
+	return errors.Join(
+		v.ConfigServiceRangeBase.Set(base),
+		v.ConfigServiceRangeMask.Set(mask),
+		v.ConfigServiceRangeCount.Set(uint32(len(o.ServiceRanges))),
 	)
 }
 

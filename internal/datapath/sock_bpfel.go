@@ -16,31 +16,33 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	sockMapAffinities               = "affinities"
-	sockMapBackends                 = "backends"
-	sockMapCounters                 = "counters"
-	sockMapFrontends                = "frontends"
-	sockMapKeptFlows                = "kept_flows"
-	sockMapPeers                    = "peers"
-	sockMapServices                 = "services"
-	sockMapSets                     = "sets"
-	sockMapSlots                    = "slots"
-	sockMapUdpPeers                 = "udp_peers"
-	sockMapVipFilter                = "vip_filter"
-	sockProgBeelineConnect4         = "beeline_connect4"
-	sockProgBeelineConnect6         = "beeline_connect6"
-	sockProgBeelineGetpeername4     = "beeline_getpeername4"
-	sockProgBeelineGetpeername6     = "beeline_getpeername6"
-	sockProgBeelineRecvmsg4         = "beeline_recvmsg4"
-	sockProgBeelineRecvmsg6         = "beeline_recvmsg6"
-	sockProgBeelineSendmsg4         = "beeline_sendmsg4"
-	sockProgBeelineSendmsg6         = "beeline_sendmsg6"
-	sockProgBeelineSockRelease      = "beeline_sock_release"
-	sockVarConfigDryRun             = "config_dry_run"
-	sockVarConfigKeepFlows          = "config_keep_flows"
-	sockVarConfigRefuseNew          = "config_refuse_new"
-	sockVarConfigRefuseUnknownPorts = "config_refuse_unknown_ports"
-	sockVarConfigTcpPeerNames       = "config_tcp_peer_names"
+	sockMapAffinities                 = "affinities"
+	sockMapBackends                   = "backends"
+	sockMapCounters                   = "counters"
+	sockMapFrontends                  = "frontends"
+	sockMapKeptFlows                  = "kept_flows"
+	sockMapPeers                      = "peers"
+	sockMapServices                   = "services"
+	sockMapSets                       = "sets"
+	sockMapSlots                      = "slots"
+	sockMapUdpPeers                   = "udp_peers"
+	sockMapVipFilter                  = "vip_filter"
+	sockProgBeelineConnect4           = "beeline_connect4"
+	sockProgBeelineConnect6           = "beeline_connect6"
+	sockProgBeelineGetpeername4       = "beeline_getpeername4"
+	sockProgBeelineGetpeername6       = "beeline_getpeername6"
+	sockProgBeelineRecvmsg4           = "beeline_recvmsg4"
+	sockProgBeelineRecvmsg6           = "beeline_recvmsg6"
+	sockProgBeelineSendmsg4           = "beeline_sendmsg4"
+	sockProgBeelineSendmsg6           = "beeline_sendmsg6"
+	sockProgBeelineSockRelease        = "beeline_sock_release"
+	sockVarConfigDryRun               = "config_dry_run"
+	sockVarConfigKeepFlows            = "config_keep_flows"
+	sockVarConfigRefuseNew            = "config_refuse_new"
+	sockVarConfigRefuseUnknownPorts   = "config_refuse_unknown_ports"
+	sockVarConfigTcpPeerNames         = "config_tcp_peer_names"
+	sockVarConfigUdpStreamTimeoutSecs = "config_udp_stream_timeout_secs"
+	sockVarConfigUdpTimeoutSecs       = "config_udp_timeout_secs"
 )
 
 // loadSock returns the embedded CollectionSpec for sock.
@@ -117,11 +119,13 @@ type sockMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockVariableSpecs struct {
-	ConfigDryRun             *ebpf.VariableSpec `ebpf:"config_dry_run"`
-	ConfigKeepFlows          *ebpf.VariableSpec `ebpf:"config_keep_flows"`
-	ConfigRefuseNew          *ebpf.VariableSpec `ebpf:"config_refuse_new"`
-	ConfigRefuseUnknownPorts *ebpf.VariableSpec `ebpf:"config_refuse_unknown_ports"`
-	ConfigTcpPeerNames       *ebpf.VariableSpec `ebpf:"config_tcp_peer_names"`
+	ConfigDryRun               *ebpf.VariableSpec `ebpf:"config_dry_run"`
+	ConfigKeepFlows            *ebpf.VariableSpec `ebpf:"config_keep_flows"`
+	ConfigRefuseNew            *ebpf.VariableSpec `ebpf:"config_refuse_new"`
+	ConfigRefuseUnknownPorts   *ebpf.VariableSpec `ebpf:"config_refuse_unknown_ports"`
+	ConfigTcpPeerNames         *ebpf.VariableSpec `ebpf:"config_tcp_peer_names"`
+	ConfigUdpStreamTimeoutSecs *ebpf.VariableSpec `ebpf:"config_udp_stream_timeout_secs"`
+	ConfigUdpTimeoutSecs       *ebpf.VariableSpec `ebpf:"config_udp_timeout_secs"`
 }
 
 // sockObjects contains all objects after they have been loaded into the kernel.
@@ -177,11 +181,13 @@ func (m *sockMaps) Close() error {
 //
 // It can be passed to loadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockVariables struct {
-	ConfigDryRun             *ebpf.Variable `ebpf:"config_dry_run"`
-	ConfigKeepFlows          *ebpf.Variable `ebpf:"config_keep_flows"`
-	ConfigRefuseNew          *ebpf.Variable `ebpf:"config_refuse_new"`
-	ConfigRefuseUnknownPorts *ebpf.Variable `ebpf:"config_refuse_unknown_ports"`
-	ConfigTcpPeerNames       *ebpf.Variable `ebpf:"config_tcp_peer_names"`
+	ConfigDryRun               *ebpf.Variable `ebpf:"config_dry_run"`
+	ConfigKeepFlows            *ebpf.Variable `ebpf:"config_keep_flows"`
+	ConfigRefuseNew            *ebpf.Variable `ebpf:"config_refuse_new"`
+	ConfigRefuseUnknownPorts   *ebpf.Variable `ebpf:"config_refuse_unknown_ports"`
+	ConfigTcpPeerNames         *ebpf.Variable `ebpf:"config_tcp_peer_names"`
+	ConfigUdpStreamTimeoutSecs *ebpf.Variable `ebpf:"config_udp_stream_timeout_secs"`
+	ConfigUdpTimeoutSecs       *ebpf.Variable `ebpf:"config_udp_timeout_secs"`
 }
 
 // sockPrograms contains all programs after they have been loaded into the kernel.

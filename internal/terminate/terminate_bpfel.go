@@ -16,26 +16,28 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	terminateMapAffinities               = "affinities"
-	terminateMapBackends                 = "backends"
-	terminateMapCounters                 = "counters"
-	terminateMapEndings                  = "endings"
-	terminateMapFrontends                = "frontends"
-	terminateMapKeptFlows                = "kept_flows"
-	terminateMapPeers                    = "peers"
-	terminateMapServices                 = "services"
-	terminateMapSets                     = "sets"
-	terminateMapSlots                    = "slots"
-	terminateMapUdpPeers                 = "udp_peers"
-	terminateMapVipFilter                = "vip_filter"
-	terminateProgBeelineEndTcp           = "beeline_end_tcp"
-	terminateProgBeelineEndUdp           = "beeline_end_udp"
-	terminateProgBeelineStale            = "beeline_stale"
-	terminateVarConfigDryRun             = "config_dry_run"
-	terminateVarConfigKeepFlows          = "config_keep_flows"
-	terminateVarConfigRefuseNew          = "config_refuse_new"
-	terminateVarConfigRefuseUnknownPorts = "config_refuse_unknown_ports"
-	terminateVarConfigTcpPeerNames       = "config_tcp_peer_names"
+	terminateMapAffinities                 = "affinities"
+	terminateMapBackends                   = "backends"
+	terminateMapCounters                   = "counters"
+	terminateMapEndings                    = "endings"
+	terminateMapFrontends                  = "frontends"
+	terminateMapKeptFlows                  = "kept_flows"
+	terminateMapPeers                      = "peers"
+	terminateMapServices                   = "services"
+	terminateMapSets                       = "sets"
+	terminateMapSlots                      = "slots"
+	terminateMapUdpPeers                   = "udp_peers"
+	terminateMapVipFilter                  = "vip_filter"
+	terminateProgBeelineEndTcp             = "beeline_end_tcp"
+	terminateProgBeelineEndUdp             = "beeline_end_udp"
+	terminateProgBeelineStale              = "beeline_stale"
+	terminateVarConfigDryRun               = "config_dry_run"
+	terminateVarConfigKeepFlows            = "config_keep_flows"
+	terminateVarConfigRefuseNew            = "config_refuse_new"
+	terminateVarConfigRefuseUnknownPorts   = "config_refuse_unknown_ports"
+	terminateVarConfigTcpPeerNames         = "config_tcp_peer_names"
+	terminateVarConfigUdpStreamTimeoutSecs = "config_udp_stream_timeout_secs"
+	terminateVarConfigUdpTimeoutSecs       = "config_udp_timeout_secs"
 )
 
 // loadTerminate returns the embedded CollectionSpec for terminate.
@@ -107,11 +109,13 @@ type terminateMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type terminateVariableSpecs struct {
-	ConfigDryRun             *ebpf.VariableSpec `ebpf:"config_dry_run"`
-	ConfigKeepFlows          *ebpf.VariableSpec `ebpf:"config_keep_flows"`
-	ConfigRefuseNew          *ebpf.VariableSpec `ebpf:"config_refuse_new"`
-	ConfigRefuseUnknownPorts *ebpf.VariableSpec `ebpf:"config_refuse_unknown_ports"`
-	ConfigTcpPeerNames       *ebpf.VariableSpec `ebpf:"config_tcp_peer_names"`
+	ConfigDryRun               *ebpf.VariableSpec `ebpf:"config_dry_run"`
+	ConfigKeepFlows            *ebpf.VariableSpec `ebpf:"config_keep_flows"`
+	ConfigRefuseNew            *ebpf.VariableSpec `ebpf:"config_refuse_new"`
+	ConfigRefuseUnknownPorts   *ebpf.VariableSpec `ebpf:"config_refuse_unknown_ports"`
+	ConfigTcpPeerNames         *ebpf.VariableSpec `ebpf:"config_tcp_peer_names"`
+	ConfigUdpStreamTimeoutSecs *ebpf.VariableSpec `ebpf:"config_udp_stream_timeout_secs"`
+	ConfigUdpTimeoutSecs       *ebpf.VariableSpec `ebpf:"config_udp_timeout_secs"`
 }
 
 // terminateObjects contains all objects after they have been loaded into the kernel.
@@ -169,11 +173,13 @@ func (m *terminateMaps) Close() error {
 //
 // It can be passed to loadTerminateObjects or ebpf.CollectionSpec.LoadAndAssign.
 type terminateVariables struct {
-	ConfigDryRun             *ebpf.Variable `ebpf:"config_dry_run"`
-	ConfigKeepFlows          *ebpf.Variable `ebpf:"config_keep_flows"`
-	ConfigRefuseNew          *ebpf.Variable `ebpf:"config_refuse_new"`
-	ConfigRefuseUnknownPorts *ebpf.Variable `ebpf:"config_refuse_unknown_ports"`
-	ConfigTcpPeerNames       *ebpf.Variable `ebpf:"config_tcp_peer_names"`
+	ConfigDryRun               *ebpf.Variable `ebpf:"config_dry_run"`
+	ConfigKeepFlows            *ebpf.Variable `ebpf:"config_keep_flows"`
+	ConfigRefuseNew            *ebpf.Variable `ebpf:"config_refuse_new"`
+	ConfigRefuseUnknownPorts   *ebpf.Variable `ebpf:"config_refuse_unknown_ports"`
+	ConfigTcpPeerNames         *ebpf.Variable `ebpf:"config_tcp_peer_names"`
+	ConfigUdpStreamTimeoutSecs *ebpf.Variable `ebpf:"config_udp_stream_timeout_secs"`
+	ConfigUdpTimeoutSecs       *ebpf.Variable `ebpf:"config_udp_timeout_secs"`
 }
 
 // terminatePrograms contains all programs after they have been loaded into the kernel.

@@ -5,8 +5,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
-	"os"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -49,9 +50,11 @@ const (
 type bench struct {
 	maps  map[string]*ebpf.Map
 	progs *datapath.PacketPrograms
+	// instructions of the programs, by name.
+	instructions map[string]int
 }
 
-func runPackets(rounds, packets int) (err error) {
+func runPackets(rounds, packets int, save bool) (err error) {
 	b, err := newBench()
 	if err != nil {
 		return err
@@ -68,33 +71,21 @@ func runPackets(rounds, packets int) (err error) {
 			}
 		}
 	}
-	var figures []figure
-	for _, s := range subjects {
-		figures = append(figures, figure{s.name, s.ns})
-	}
-	if err := report("Packet programs, TCP, a Service of 100 local backends, flow table of 1M", figures); err != nil {
+	last, err := lastFigures()
+	if err != nil {
 		return err
 	}
-	return b.instructions()
-}
-
-// instructions prints what cannot flake.
-func (b *bench) instructions() error {
-	fmt.Println()
-	for name, p := range map[string]*ebpf.Program{"beeline_ingress": b.progs.Ingress, "beeline_egress": b.progs.Egress} {
-		info, err := p.Info()
-		if err != nil {
-			return err
-		}
-		insns, err := info.Instructions()
-		if err != nil {
-			return err
-		}
-		verified, _ := info.VerifiedInstructions()
-		size, _ := info.JitedSize()
-		fmt.Fprintf(os.Stdout, "%s: %d instructions, %d verified, %d bytes of machine code\n", name, len(insns), verified, size)
+	now := figures{Machine: machine(), Nanoseconds: map[string]nanoseconds{}, Instructions: b.instructions}
+	var order []string
+	for _, s := range subjects {
+		f := figure{s.name, s.ns}
+		order = append(order, s.name)
+		now.Nanoseconds[s.name] = nanoseconds{int(math.Round(f.median())), int(math.Round(slices.Min(f.ns)))}
 	}
-	return nil
+	if save {
+		err = now.save()
+	}
+	return errors.Join(err, now.print(order, last))
 }
 
 type family struct {
@@ -116,7 +107,7 @@ func newBench() (*bench, error) {
 	}
 	specs[abi.MapFlows].MaxEntries = tableSize
 	specs[abi.MapFlowIndex].MaxEntries = tableSize / 2
-	b := &bench{maps: map[string]*ebpf.Map{}}
+	b := &bench{maps: map[string]*ebpf.Map{}, instructions: map[string]int{}}
 	for name, spec := range specs {
 		if b.maps[name], err = ebpf.NewMap(spec); err != nil {
 			return nil, fmt.Errorf("map %s: %w", name, err)
@@ -129,7 +120,12 @@ func newBench() (*bench, error) {
 		}
 		service++
 	}
-	b.progs, err = datapath.LoadPacketPrograms(b.maps, datapath.PacketOptions{})
+	b.progs, err = datapath.LoadEditedPacketPrograms(b.maps, datapath.PacketOptions{}, func(spec *ebpf.CollectionSpec) error {
+		for name, p := range spec.Programs {
+			b.instructions[name] = len(p.Instructions)
+		}
+		return nil
+	})
 	return b, err
 }
 

@@ -18,8 +18,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 
 	"github.com/beeline-net/beeline/internal/abi"
@@ -35,8 +33,8 @@ import (
 type wired struct {
 	*world
 	client, router, node1, node2, pod1, pod2 *lab.Namespace
-	// servers hold where a pod's servers are, by pod, protocol and family.
-	nodePort uint16
+	nodePort                                 uint16
+	clsact                                   bool // attach by tc filters
 }
 
 const podPort = 8080
@@ -57,7 +55,7 @@ func newWired(t *testing.T, opts datapath.PacketOptions) *wired {
 	l, err := lab.New(fmt.Sprintf("wired%d", os.Getpid()))
 	check(t, err)
 	t.Cleanup(func() { check(t, l.Close()) })
-	w := &wired{world: &world{t: t, maps: newMaps(t, testFlows), service: 10, backend: 100, slot: 1000}, nodePort: 30000}
+	w := &wired{world: &world{t: t, maps: newMaps(t, testFlows), service: 10, backend: 100, slot: 1000}, nodePort: 30000, clsact: opts.Clsact}
 	for name, ns := range map[string]**lab.Namespace{
 		"client": &w.client, "router": &w.router, "node1": &w.node1, "node2": &w.node2, "pod1": &w.pod1, "pod2": &w.pod2,
 	} {
@@ -136,27 +134,6 @@ func (w *wired) addresses(s side, clientNet, nodeNet, pod1Net, pod2Net string, n
 	// The router knows the way to node 1's pods, and takes VIPs there, too.
 	check(t, w.router.Route(netip.MustParsePrefix(pod1Net).Masked().String(), s.node.String()))
 	check(t, w.router.Route(netip.PrefixFrom(s.vip, s.vip.BitLen()).String(), s.node.String()))
-}
-
-// attach puts programs on a device of node 1.
-func (w *wired) attach(dev string, progs *datapath.PacketPrograms) {
-	w.t.Helper()
-	check(w.t, w.node1.Do(func() error {
-		l, err := netlink.LinkByName(dev)
-		if err != nil {
-			return err
-		}
-		for at, prog := range map[ebpf.AttachType]*ebpf.Program{
-			ebpf.AttachTCXIngress: progs.Ingress, ebpf.AttachTCXEgress: progs.Egress,
-		} {
-			attached, err := link.AttachTCX(link.TCXOptions{Interface: l.Attrs().Index, Program: prog, Attach: at})
-			if err != nil {
-				return err
-			}
-			w.t.Cleanup(func() { _ = attached.Close() })
-		}
-		return nil
-	}))
 }
 
 // serve answers on TCP and UDP with the client's address, and then echoes.
@@ -276,9 +253,14 @@ func (w *wired) nodePortService(s side, proto uint8, flags uint32, endpoints ...
 func megabyte() []byte { return bytes.Repeat([]byte("0123456789abcdef"), 1<<16) }
 
 // NodePort in all its kinds, with real sockets and the devices' offloads: who
-// answers, whom it sees, and a megabyte through it.
+// answers, whom it sees, and a megabyte through it; attached either way.
 func TestNodePortWithSockets(t *testing.T) {
-	w := newWired(t, datapath.PacketOptions{})
+	for name, clsact := range map[string]bool{"tcx": false, "clsact": true} {
+		t.Run(name, func(t *testing.T) { testNodePortWithSockets(t, newWired(t, datapath.PacketOptions{Clsact: clsact})) })
+	}
+}
+
+func testNodePortWithSockets(t *testing.T, w *wired) {
 	for _, s := range wires {
 		local := func() *endpoint { return &endpoint{at: port(s.localPod, podPort), local: true} }
 		remote := func() *endpoint { return &endpoint{at: port(s.remotePod, podPort)} }

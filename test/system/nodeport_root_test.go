@@ -51,7 +51,7 @@ func TestNodePortsFromOutside(t *testing.T) {
 	n, outside := s.nodes[0], s.nodes[2]
 	local, remote := s.server(n, "local"), s.server(s.nodes[1], "remote")
 	n.write("web.yaml", nodePortService("web", bothVIPs, local, remote))
-	n.start("--packet-path")
+	n.start()
 	for _, a := range []struct{ network, addr string }{
 		{"tcp", fmt.Sprintf("%s:30080", n.V4)}, {"tcp", fmt.Sprintf("[%s]:30080", n.V6)},
 		{"udp", fmt.Sprintf("%s:30053", n.V4)}, {"udp", fmt.Sprintf("[%s]:30053", n.V6)},
