@@ -41,9 +41,10 @@ static __always_inline bool port_reserved(__u16 port)
 	return word && *word >> (port % 64) & 1;
 }
 
-/* Whether a Service has the port, whatever range NodePorts are taken from. */
-static __always_inline bool port_is_node_port(const struct flow_tuple *reply,
-					      __be16 port)
+/* Whether a Service has the port, whatever range NodePorts are taken from. Not
+ * inlined: its key would not fit into the stack of who calls. */
+static __noinline bool port_is_node_port(const struct flow_tuple *reply,
+					 __be16 port)
 {
 	struct frontend_key key = { .port = port, .protocol = reply->protocol };
 
