@@ -58,6 +58,7 @@ func (r *runner) nameCluster(cmd *cobra.Command) {
 // check completes the configuration from the flags.
 func (r *runner) check() error {
 	r.cfg.CNI = cluster.CNI(r.cni)
+	r.wants.KubeProxy = cluster.Proxy(r.proxy).IsKubeProxy()
 	switch {
 	case os.Geteuid() != 0:
 		return errors.New("needs root: namespaces, cgroups and mounts")

@@ -51,7 +51,7 @@ every few tests: an interrupted run is resumed by the next. Then writes ` + conf
 
 func (r *runner) conformance(ctx context.Context, f conformanceFlags) error {
 	r.cfg.Nodes = 1 // for the check; the tests say how many they need
-	r.wants = kit.Wants{Tests: true}
+	r.wants.Tests = true
 	if err := r.check(); err != nil {
 		return err
 	}

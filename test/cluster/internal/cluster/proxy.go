@@ -29,6 +29,9 @@ const (
 // Proxies are all of them.
 func Proxies() []Proxy { return []Proxy{NoProxy, Beeline, KubeProxyNFTables, KubeProxyIPTables} }
 
+// IsKubeProxy says whether it is, in whichever mode.
+func (p Proxy) IsKubeProxy() bool { return p == KubeProxyNFTables || p == KubeProxyIPTables }
+
 // beelineManifest is what users apply, below the work tree.
 const beelineManifest = "deploy/beeline.yaml"
 

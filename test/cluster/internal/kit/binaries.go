@@ -10,9 +10,9 @@ import (
 	"strings"
 )
 
-// kubernetesBinaries are built from k8s.io/kubernetes/cmd.
+// kubernetesBinaries are built from k8s.io/kubernetes/cmd for every cluster.
 var kubernetesBinaries = []string{
-	"kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl", "kube-proxy",
+	"kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl",
 }
 
 // static builds binaries that need nothing from the root file system they run on.
@@ -36,6 +36,12 @@ var (
 				args = append(args, "k8s.io/kubernetes/cmd/"+b)
 			}
 			return [][]string{args}
+		},
+	}
+	kubeProxyBuild = moduleBuild{
+		name: "kube-proxy", module: "kubernetes", path: "k8s.io/kubernetes",
+		commands: func(version, dir string) [][]string {
+			return [][]string{{"build", "-o", dir + "/", "-ldflags", "-s -w " + kubernetesVersionFlags(version), "k8s.io/kubernetes/cmd/kube-proxy"}}
 		},
 	}
 	etcdBuild = moduleBuild{

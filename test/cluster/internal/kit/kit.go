@@ -36,6 +36,8 @@ type Kit struct {
 
 // Wants says what is needed beyond what every cluster needs.
 type Wants struct {
+	// KubeProxy is kube-proxy's image.
+	KubeProxy bool
 	// Tests are the official end-to-end tests and the images that they ask for.
 	Tests bool
 }
@@ -52,7 +54,7 @@ type maker struct {
 func Make(ctx context.Context, cache Cache, tree string, wants Wants, log *slog.Logger) (*Kit, error) {
 	m := &maker{cache, tree, log}
 	k := &Kit{Tree: tree}
-	var coredns string
+	var parts parts
 	// Debian is mostly waiting for the network, the rest is computing.
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
@@ -60,31 +62,51 @@ func Make(ctx context.Context, cache Cache, tree string, wants Wants, log *slog.
 		return err
 	})
 	group.Go(func() (err error) {
-		if k.Kubernetes, k.KubernetesVersion, err = m.build(groupCtx, kubernetesBuild); err != nil {
-			return err
-		}
-		if k.Etcd, _, err = m.build(groupCtx, etcdBuild); err != nil {
-			return err
-		}
-		if coredns, k.CoreDNSVersion, err = m.build(groupCtx, coreDNSBuild); err != nil || !wants.Tests {
-			return err
-		}
-		k.Tests, _, err = m.build(groupCtx, testsBuild)
+		parts, err = m.buildPrograms(groupCtx, k, wants)
 		return err
 	})
 	err := group.Wait()
 	if err != nil {
 		return nil, err
 	}
-	if k.Images, err = m.makeImages(ctx, k, coredns); err != nil {
+	if k.Images, err = m.makeImages(ctx, k, parts); err != nil {
 		return nil, fmt.Errorf("images: %w", err)
 	}
 	return k, nil
 }
 
+// parts are folders with programs that only images need.
+type parts struct {
+	coredns   string
+	kubeProxy string // empty unless asked for
+}
+
+// buildPrograms builds everything from Go modules, one after the other: each
+// uses all cores.
+func (m *maker) buildPrograms(ctx context.Context, k *Kit, wants Wants) (p parts, err error) {
+	if k.Kubernetes, k.KubernetesVersion, err = m.build(ctx, kubernetesBuild); err != nil {
+		return p, err
+	}
+	if k.Etcd, _, err = m.build(ctx, etcdBuild); err != nil {
+		return p, err
+	}
+	if p.coredns, k.CoreDNSVersion, err = m.build(ctx, coreDNSBuild); err != nil {
+		return p, err
+	}
+	if wants.KubeProxy {
+		if p.kubeProxy, _, err = m.build(ctx, kubeProxyBuild); err != nil {
+			return p, err
+		}
+	}
+	if wants.Tests {
+		k.Tests, _, err = m.build(ctx, testsBuild)
+	}
+	return p, err
+}
+
 // makeImages makes the images under the names that pods ask for, without the
 // registry's host: the cluster's registry answers for every host.
-func (m *maker) makeImages(ctx context.Context, k *Kit, coredns string) ([]oci.Image, error) {
+func (m *maker) makeImages(ctx context.Context, k *Kit, p parts) ([]oci.Image, error) {
 	debian, err := m.makeDebianLayer(ctx, k.Debian)
 	if err != nil {
 		return nil, err
@@ -101,23 +123,30 @@ func (m *maker) makeImages(ctx context.Context, k *Kit, coredns string) ([]oci.I
 	if err != nil {
 		return nil, err
 	}
-	file := func(dir, name string) oci.Content { return oci.ProgramFile(filepath.Join(dir, name), "/"+name) }
-	images, err := oci.Make(
-		oci.Recipe{Name: "pause:3.10", Layers: layers(oci.Program(pause, "/pause")), Entrypoint: []string{"/pause"}},
-		oci.Recipe{Name: "library/busybox:latest", Layers: layers(oci.Tar(busybox)), Command: []string{"sh"}},
-		oci.Recipe{Name: "library/nginx:latest", Layers: layers(oci.Tar(debian)), Command: []string{"nginx", "-g", "daemon off;"}},
-		oci.Recipe{Name: "coredns/coredns:" + k.CoreDNSVersion, Layers: layers(file(coredns, "coredns")), Entrypoint: []string{"/coredns"}},
-		oci.Recipe{
-			Name: "kube-proxy:" + k.KubernetesVersion, Layers: layers(oci.Tar(debian), file(k.Kubernetes, "kube-proxy")),
-			Entrypoint: []string{"/kube-proxy"},
-		},
-		oci.Recipe{Name: "beeline-net/beeline:latest", Layers: layers(oci.Program(beeline, "/beeline")), Entrypoint: []string{"/beeline"}},
-	)
-	if err != nil || k.Tests == "" {
-		return images, err
+	program := func(dir, name string) oci.Content { return oci.ProgramFile(filepath.Join(dir, name), "/"+name) }
+	recipes := []oci.Recipe{
+		{Name: "pause:3.10", Layers: layers(oci.Program(pause, "/pause")), Entrypoint: []string{"/pause"}},
+		{Name: "library/busybox:latest", Layers: layers(oci.Tar(busybox)), Command: []string{"sh"}},
+		{Name: "library/nginx:latest", Layers: layers(oci.Tar(debian)), Command: []string{"nginx", "-g", "daemon off;"}},
+		{Name: "coredns/coredns:" + k.CoreDNSVersion, Layers: layers(program(p.coredns, "coredns")), Entrypoint: []string{"/coredns"}},
+		{Name: "beeline-net/beeline:latest", Layers: layers(oci.Program(beeline, "/beeline")), Entrypoint: []string{"/beeline"}},
 	}
-	tests, err := m.makeTestImages(ctx, k, testLayers{debian: debian, busybox: busybox, pause: pause, coredns: file(coredns, "coredns")})
-	return append(images, tests...), err
+	if p.kubeProxy != "" {
+		recipes = append(recipes, oci.Recipe{
+			Name: "kube-proxy:" + k.KubernetesVersion, Layers: layers(oci.Tar(debian), program(p.kubeProxy, "kube-proxy")),
+			Entrypoint: []string{"/kube-proxy"},
+		})
+	}
+	if k.Tests != "" {
+		more, err := m.testRecipes(ctx, k, testLayers{
+			debian: debian, busybox: busybox, pause: pause, coredns: program(p.coredns, "coredns"),
+		})
+		if err != nil {
+			return nil, err
+		}
+		recipes = append(recipes, more...)
+	}
+	return oci.Make(recipes...)
 }
 
 // layers are an image's, from the bottom up.

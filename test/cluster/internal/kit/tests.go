@@ -20,35 +20,35 @@ type testLayers struct {
 	coredns         oci.Content
 }
 
-// makeTestImages makes the images that the [sig-network] tests ask for, under
+// testRecipes are those of the images that the [sig-network] tests ask for, under
 // the names that k8s.io/kubernetes/test/utils/image/manifest.go of v1.37 gives
 // them. A missing one shows as a pod that stays Pending.
 //
 // The official ones are made from Alpine, these from Debian: the programs that
 // the tests call in them (sh, curl, dig, nc, iperf) are the same ones, or those
 // of the same name.
-func (m *maker) makeTestImages(ctx context.Context, k *Kit, l testLayers) ([]oci.Image, error) {
+func (m *maker) testRecipes(ctx context.Context, k *Kit, l testLayers) ([]oci.Recipe, error) {
 	agnhost, err := m.agnhostLayer(ctx, k, l.pause)
 	if err != nil {
 		return nil, fmt.Errorf("agnhost: %w", err)
 	}
 	debian := oci.Tar(l.debian)
 	const repository = "e2e-test-images/"
-	return oci.Make(
-		oci.Recipe{
+	return []oci.Recipe{
+		{
 			Name: repository + "agnhost:2.66.1", Layers: layers(debian, l.coredns, agnhost),
 			Entrypoint: []string{"/agnhost"}, Command: []string{"pause"},
 		},
-		oci.Recipe{Name: repository + "busybox:1.37.0-2", Layers: layers(oci.Tar(l.busybox)), Command: []string{"sh"}},
-		oci.Recipe{Name: repository + "nginx:1.27.0-2", Layers: layers(debian), Command: []string{"nginx", "-g", "daemon off;"}},
-		oci.Recipe{Name: repository + "glibc-dns-testing:2.1.1", Layers: layers(debian, l.coredns), Command: []string{"bash"}},
-		oci.Recipe{
+		{Name: repository + "busybox:1.37.0-2", Layers: layers(oci.Tar(l.busybox)), Command: []string{"sh"}},
+		{Name: repository + "nginx:1.27.0-2", Layers: layers(debian), Command: []string{"nginx", "-g", "daemon off;"}},
+		{Name: repository + "glibc-dns-testing:2.1.1", Layers: layers(debian, l.coredns), Command: []string{"bash"}},
+		{
 			Name:       repository + "regression-issue-74839:1.5",
 			Layers:     layers(debian, oci.ProgramFile(filepath.Join(k.Tests, "regression-issue-74839"), "/regression-issue-74839")),
 			Entrypoint: []string{"/regression-issue-74839"},
 		},
-		oci.Recipe{Name: "pause:3.10.2", Layers: layers(oci.Program(l.pause, "/pause")), Entrypoint: []string{"/pause"}},
-	)
+		{Name: "pause:3.10.2", Layers: layers(oci.Program(l.pause, "/pause")), Entrypoint: []string{"/pause"}},
+	}, nil
 }
 
 // agnhostLayer is what agnhost's Dockerfile adds to the distribution.
