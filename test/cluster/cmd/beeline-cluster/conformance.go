@@ -91,25 +91,26 @@ func (r *runner) newRun(ctx context.Context, f conformanceFlags, k *kit.Kit) (*c
 	return conformance.NewRun(conformance.Variant{Proxy: r.proxy, CNI: r.cni}, opts, r.log)
 }
 
-// treeVersion is the commit of the work tree, and whether there is more in it
-// than in the commit; results do not count.
+// treeVersion is the last commit that changed what Beeline is made of, and
+// whether there is more in the work tree than in that.
 func treeVersion(ctx context.Context, tree string) (string, error) {
 	git := func(args ...string) (string, error) {
-		out, err := exec.CommandContext(ctx, "git", append([]string{"-C", tree}, args...)...).Output()
-		return strings.TrimSpace(string(out)), err
+		args = append([]string{"-C", tree}, append(args, "--", "cmd", "internal", "deploy", "go.mod", "go.sum")...)
+		out, err := exec.CommandContext(ctx, "git", args...).Output()
+		if err != nil {
+			return "", fmt.Errorf("which version this is: git %s: %w", args[2], err)
+		}
+		return strings.TrimSpace(string(out)), nil
 	}
-	commit, err := git("rev-parse", "--short=12", "HEAD")
+	commit, err := git("log", "-1", "--format=%h", "--abbrev=12")
 	if err != nil {
-		return "", fmt.Errorf("which commit is this: %w", err)
+		return "", err
 	}
-	changed, err := git("status", "--porcelain", "--", ".", ":!"+resultsDir, ":!"+conformancePage)
-	if err != nil {
-		return "", fmt.Errorf("which commit is this: %w", err)
-	}
+	changed, err := git("status", "--porcelain")
 	if changed != "" {
 		commit += "+changes"
 	}
-	return commit, nil
+	return commit, err
 }
 
 // conformanceOn runs the tests that need this many nodes on a cluster of their own.
