@@ -87,6 +87,7 @@ func (r *runner) newRun(ctx context.Context, f conformanceFlags, k *kit.Kit) (*c
 		if opts.Version, err = treeVersion(ctx, r.tree); err != nil {
 			return nil, err
 		}
+		opts.Version = strings.Join(append([]string{opts.Version}, r.cfg.AgentArgs...), " ")
 	}
 	return conformance.NewRun(conformance.Variant{Proxy: r.proxy, CNI: r.cni}, opts, r.log)
 }

@@ -30,7 +30,8 @@ type Result struct {
 	Seconds int       `json:"seconds"`
 	// Attempts is how often it has run with this outcome as the last.
 	Attempts int `json:"attempts"`
-	// Proxy is the proxy's version: kube-proxy's release, Beeline's commit.
+	// Proxy is the proxy's version: kube-proxy's release; Beeline's commit, and
+	// arguments beyond those in its manifest.
 	Proxy string `json:"proxy"`
 	// Message is the beginning of the failure's, or why it was skipped.
 	Message string `json:"message,omitempty"`
