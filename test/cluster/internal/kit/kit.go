@@ -107,14 +107,15 @@ func (m *maker) buildPrograms(ctx context.Context, k *Kit, wants Wants) (p parts
 // makeImages makes the images under the names that pods ask for, without the
 // registry's host: the cluster's registry answers for every host.
 func (m *maker) makeImages(ctx context.Context, k *Kit, p parts) ([]oci.Image, error) {
-	debian, err := m.makeDebianLayer(ctx, k.Debian)
+	debianTar, err := m.makeDebianLayer(ctx, k.Debian)
 	if err != nil {
 		return nil, err
 	}
-	busybox, err := m.makeBusyboxLayer(ctx, k.Debian)
+	busyboxTar, err := m.makeBusyboxLayer(ctx, k.Debian)
 	if err != nil {
 		return nil, err
 	}
+	debian, busybox := oci.Tar(debianTar), oci.Tar(busyboxTar)
 	pause, err := m.buildOwn(ctx, "test/cluster", "./cmd/pause")
 	if err != nil {
 		return nil, err
@@ -123,17 +124,17 @@ func (m *maker) makeImages(ctx context.Context, k *Kit, p parts) ([]oci.Image, e
 	if err != nil {
 		return nil, err
 	}
-	program := func(dir, name string) oci.Content { return oci.ProgramFile(filepath.Join(dir, name), "/"+name) }
+	program := func(dir, name string) *oci.Content { return oci.ProgramFile(filepath.Join(dir, name), "/"+name) }
 	recipes := []oci.Recipe{
 		{Name: "pause:3.10", Layers: layers(oci.Program(pause, "/pause")), Entrypoint: []string{"/pause"}},
-		{Name: "library/busybox:latest", Layers: layers(oci.Tar(busybox)), Command: []string{"sh"}},
-		{Name: "library/nginx:latest", Layers: layers(oci.Tar(debian)), Command: []string{"nginx", "-g", "daemon off;"}},
+		{Name: "library/busybox:latest", Layers: layers(busybox), Command: []string{"sh"}},
+		{Name: "library/nginx:latest", Layers: layers(debian), Command: []string{"nginx", "-g", "daemon off;"}},
 		{Name: "coredns/coredns:" + k.CoreDNSVersion, Layers: layers(program(p.coredns, "coredns")), Entrypoint: []string{"/coredns"}},
 		{Name: "beeline-net/beeline:latest", Layers: layers(oci.Program(beeline, "/beeline")), Entrypoint: []string{"/beeline"}},
 	}
 	if p.kubeProxy != "" {
 		recipes = append(recipes, oci.Recipe{
-			Name: "kube-proxy:" + k.KubernetesVersion, Layers: layers(oci.Tar(debian), program(p.kubeProxy, "kube-proxy")),
+			Name: "kube-proxy:" + k.KubernetesVersion, Layers: layers(debian, program(p.kubeProxy, "kube-proxy")),
 			Entrypoint: []string{"/kube-proxy"},
 		})
 	}
@@ -150,4 +151,4 @@ func (m *maker) makeImages(ctx context.Context, k *Kit, p parts) ([]oci.Image, e
 }
 
 // layers are an image's, from the bottom up.
-func layers(all ...oci.Content) []oci.Content { return all }
+func layers(all ...*oci.Content) []*oci.Content { return all }

@@ -15,9 +15,8 @@ import (
 
 // testLayers is what the images of the official tests have in common with others.
 type testLayers struct {
-	debian, busybox string
-	pause           []byte
-	coredns         oci.Content
+	debian, busybox, coredns *oci.Content
+	pause                    []byte
 }
 
 // testRecipes are those of the images that the [sig-network] tests ask for, under
@@ -32,19 +31,18 @@ func (m *maker) testRecipes(ctx context.Context, k *Kit, l testLayers) ([]oci.Re
 	if err != nil {
 		return nil, fmt.Errorf("agnhost: %w", err)
 	}
-	debian := oci.Tar(l.debian)
 	const repository = "e2e-test-images/"
 	return []oci.Recipe{
 		{
-			Name: repository + "agnhost:2.66.1", Layers: layers(debian, l.coredns, agnhost),
+			Name: repository + "agnhost:2.66.1", Layers: layers(l.debian, l.coredns, agnhost),
 			Entrypoint: []string{"/agnhost"}, Command: []string{"pause"},
 		},
-		{Name: repository + "busybox:1.37.0-2", Layers: layers(oci.Tar(l.busybox)), Command: []string{"sh"}},
-		{Name: repository + "nginx:1.27.0-2", Layers: layers(debian), Command: []string{"nginx", "-g", "daemon off;"}},
-		{Name: repository + "glibc-dns-testing:2.1.1", Layers: layers(debian, l.coredns), Command: []string{"bash"}},
+		{Name: repository + "busybox:1.37.0-2", Layers: layers(l.busybox), Command: []string{"sh"}},
+		{Name: repository + "nginx:1.27.0-2", Layers: layers(l.debian), Command: []string{"nginx", "-g", "daemon off;"}},
+		{Name: repository + "glibc-dns-testing:2.1.1", Layers: layers(l.debian, l.coredns), Command: []string{"bash"}},
 		{
 			Name:       repository + "regression-issue-74839:1.5",
-			Layers:     layers(debian, oci.ProgramFile(filepath.Join(k.Tests, "regression-issue-74839"), "/regression-issue-74839")),
+			Layers:     layers(l.debian, oci.ProgramFile(filepath.Join(k.Tests, "regression-issue-74839"), "/regression-issue-74839")),
 			Entrypoint: []string{"/regression-issue-74839"},
 		},
 		{Name: "pause:3.10.2", Layers: layers(oci.Program(l.pause, "/pause")), Entrypoint: []string{"/pause"}},
@@ -52,7 +50,7 @@ func (m *maker) testRecipes(ctx context.Context, k *Kit, l testLayers) ([]oci.Re
 }
 
 // agnhostLayer is what agnhost's Dockerfile adds to the distribution.
-func (m *maker) agnhostLayer(ctx context.Context, k *Kit, pause []byte) (oci.Content, error) {
+func (m *maker) agnhostLayer(ctx context.Context, k *Kit, pause []byte) (*oci.Content, error) {
 	source, err := command(ctx, filepath.Join(m.tree, "test/cluster", testsBuild.module), nil,
 		"go", "list", "-f", "{{.Dir}}", testImages+"/agnhost")
 	if err != nil {

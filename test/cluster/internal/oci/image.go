@@ -15,6 +15,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -27,7 +28,7 @@ type Recipe struct {
 	// Name is repository:tag, without a registry's host.
 	Name string
 	// Layers from the bottom up.
-	Layers []Content
+	Layers []*Content
 	// Entrypoint and Command as in a Dockerfile.
 	Entrypoint, Command []string
 }
@@ -38,12 +39,22 @@ type Image struct {
 	v1.Image
 }
 
-// Content opens an uncompressed tar stream, the same each time.
-type Content func() (io.ReadCloser, error)
+// opener opens a stream, the same each time.
+type opener func() (io.ReadCloser, error)
+
+// Content is what a layer holds: an uncompressed tar stream. Images that share
+// it have it digested once.
+type Content struct {
+	layer func() (*layer, error)
+}
+
+func newContent(open opener) *Content {
+	return &Content{sync.OnceValues(func() (*layer, error) { return newLayer(open) })}
+}
 
 // Tar is a tar file.
-func Tar(path string) Content {
-	return func() (io.ReadCloser, error) { return os.Open(path) }
+func Tar(path string) *Content {
+	return newContent(func() (io.ReadCloser, error) { return os.Open(path) })
 }
 
 // Entry is one entry of a layer: a file with Content or that of the file From,
@@ -60,8 +71,8 @@ type Entry struct {
 
 // Entries are a layer's, in this order. Files that From names must not change
 // any more.
-func Entries(entries ...Entry) Content {
-	return func() (io.ReadCloser, error) {
+func Entries(entries ...Entry) *Content {
+	return newContent(func() (io.ReadCloser, error) {
 		var layer bytes.Buffer
 		w := tar.NewWriter(&layer)
 		for _, e := range entries {
@@ -70,7 +81,7 @@ func Entries(entries ...Entry) Content {
 			}
 		}
 		return io.NopCloser(&layer), w.Close()
-	}
+	})
 }
 
 func (e Entry) write(w *tar.Writer) error {
@@ -98,12 +109,12 @@ func (e Entry) write(w *tar.Writer) error {
 }
 
 // ProgramFile is Program for a file that does not change any more.
-func ProgramFile(path, as string) Content {
+func ProgramFile(path, as string) *Content {
 	return Entries(Entry{Path: as, From: path, Mode: 0o755})
 }
 
 // Program is one executable under its path in the image.
-func Program(program []byte, as string) Content {
+func Program(program []byte, as string) *Content {
 	return Entries(Entry{Path: as, Content: program, Mode: 0o755})
 }
 
@@ -127,7 +138,7 @@ func (r Recipe) make() (Image, error) {
 	}
 	var layers []v1.Layer
 	for _, content := range r.Layers {
-		l, err := newLayer(content)
+		l, err := content.layer()
 		if err != nil {
 			return Image{}, err
 		}
@@ -155,13 +166,13 @@ func withConfig(image v1.Image, r Recipe) *v1.ConfigFile {
 
 // layer is a v1.Layer that nobody compresses: it goes from a disk to the same disk.
 type layer struct {
-	content Content
-	digest  v1.Hash
-	size    int64
+	open   opener
+	digest v1.Hash
+	size   int64
 }
 
-func newLayer(content Content) (*layer, error) {
-	r, err := content()
+func newLayer(open opener) (*layer, error) {
+	r, err := open()
 	if err != nil {
 		return nil, err
 	}
@@ -172,12 +183,12 @@ func newLayer(content Content) (*layer, error) {
 		return nil, err
 	}
 	digest := v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum.Sum(nil))}
-	return &layer{content, digest, size}, nil
+	return &layer{open, digest, size}, nil
 }
 
 func (l *layer) Digest() (v1.Hash, error)             { return l.digest, nil }
 func (l *layer) DiffID() (v1.Hash, error)             { return l.digest, nil }
-func (l *layer) Compressed() (io.ReadCloser, error)   { return l.content() }
-func (l *layer) Uncompressed() (io.ReadCloser, error) { return l.content() }
+func (l *layer) Compressed() (io.ReadCloser, error)   { return l.open() }
+func (l *layer) Uncompressed() (io.ReadCloser, error) { return l.open() }
 func (l *layer) Size() (int64, error)                 { return l.size, nil }
 func (l *layer) MediaType() (types.MediaType, error)  { return types.DockerUncompressedLayer, nil }

@@ -25,7 +25,7 @@ type blob struct {
 	mediaType string
 	digest    string
 	size      int64
-	open      Content
+	open      opener
 }
 
 // NewRegistry serves the images.

@@ -20,7 +20,7 @@ import (
 func TestPull(t *testing.T) {
 	program := []byte("#!/bin/sh\necho hello\n")
 	images, err := Make(Recipe{
-		Name: "library/hello:latest", Layers: []Content{Program(program, "/bin/hello")}, Entrypoint: []string{"/bin/hello"},
+		Name: "library/hello:latest", Layers: []*Content{Program(program, "/bin/hello")}, Entrypoint: []string{"/bin/hello"},
 	})
 	if err != nil {
 		t.Fatal(err)
