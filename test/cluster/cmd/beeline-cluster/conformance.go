@@ -44,7 +44,7 @@ every few tests: an interrupted run is resumed by the next. Then writes ` + conf
 	cmd.Flags().StringVar(&f.classes, "classes", "", "classes of tests, e.g. PAD (default: all; see test/cluster/internal/conformance/tests.yaml)")
 	cmd.Flags().StringVar(&f.match, "match", "", "only tests whose name matches this regular expression")
 	cmd.Flags().StringVar(&f.again, "again", string(conformance.Resume),
-		"resume: tests without a result; failed: those that failed; all: every test")
+		"resume: tests without a result; failed: those that did not pass; all: every test")
 	cmd.Flags().IntVar(&f.procs, "procs", 4, "how many tests run at once, where they may")
 	return cmd
 }

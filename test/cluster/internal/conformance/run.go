@@ -36,7 +36,7 @@ type Options struct {
 // Again says what becomes of tests that have a result already.
 type Again string
 
-// A run resumes one that was interrupted, repeats failures, or starts anew.
+// A run resumes one that was interrupted, repeats what did not pass, or starts anew.
 const (
 	Resume      Again = "resume"
 	AgainFailed Again = "failed"
@@ -87,7 +87,7 @@ func (r *Run) runsAgain(t Test) bool {
 	case !ok || r.opts.Again == AgainAll:
 		return true
 	case r.opts.Again == AgainFailed:
-		return have.Outcome == Failed
+		return have.Outcome != Passed
 	}
 	return false
 }
@@ -209,6 +209,7 @@ func ginkgoArgs(c chunk, procs int, dir string) []string {
 		path.Join(cluster.TestsDir, "ginkgo"), "--procs=" + strconv.Itoa(procs), "--no-color", "--timeout=3h",
 		"--focus=" + focus(c.tests), "--output-dir=" + dir, "--json-report=" + reportFile, "--junit-report=junit.xml",
 		path.Join(cluster.TestsDir, "e2e.test"), "--",
+		"--num-nodes=" + strconv.Itoa(c.nodes), // only ginkgo's first process finds out itself
 		"--kubeconfig=" + cluster.AdminKubeconfig, "--kubectl-path=" + cluster.KubectlPath, "--provider=skeleton",
 	}
 }
