@@ -102,6 +102,7 @@ func run(ctx context.Context, o Options) (err error) {
 		planner:      plan.New(completed(planConfig(cfg), store, src.server)),
 		config:       planConfig(cfg),
 		server:       src.server,
+		apiServers:   &apiServers{log: log, book: src.servers},
 		reconcile:    rec,
 		minPeriod:    cfg.Sync.MinPeriod,
 		selfTest:     probe,

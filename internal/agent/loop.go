@@ -26,8 +26,9 @@ type loop struct {
 	// config is what the operator decided; the planner has it completed.
 	config plan.Config
 	// server is source.server.
-	server    netip.Addr
-	reconcile *reconcile.Reconciler
+	server     netip.Addr
+	apiServers *apiServers
+	reconcile  *reconcile.Reconciler
 	// minPeriod is how long changes are collected before they are written.
 	minPeriod time.Duration
 	// verifyPeriod is how often everything is read back.
@@ -205,6 +206,9 @@ func (l *loop) plan(delta snapshot.Delta) []plan.Service {
 	}
 	for _, name := range delta.Services {
 		service, endpoints := l.store.Service(name)
+		if name == kubernetesService {
+			endpoints = l.apiServers.endpoints(service, endpoints)
+		}
 		plans = append(plans, l.planner.Update(name, service, endpoints)...)
 	}
 	return latest(plans)

@@ -26,8 +26,10 @@ type source struct {
 	// event tells people about a Service that exists. It does not block, and
 	// may be called from any goroutine.
 	event func(service model.Name, reason, message string)
-	// tell sends those Events until ctx ends; nil where there is nobody to tell.
-	tell func(ctx context.Context) error
+	// also are what runs beside the Source until ctx ends.
+	also []func(ctx context.Context) error
+	// servers learns where the API servers are; nil where there are none.
+	servers serverBook
 	// server is the API server's address as far as the configuration tells; zero
 	// if it names the server, or there is none.
 	server netip.Addr
@@ -39,12 +41,10 @@ type source struct {
 
 // run works until ctx ends.
 func (s source) run(ctx context.Context) error {
-	if s.tell == nil {
-		return s.Run(ctx)
-	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.Run(ctx) })
-	g.Go(func() error { return s.tell(ctx) })
+	for _, run := range append(s.also, s.Run) {
+		g.Go(func() error { return run(ctx) })
+	}
 	return g.Wait()
 }
 
@@ -61,9 +61,10 @@ func newSource(cfg config.Config, store *snapshot.Store, log *slog.Logger) (sour
 		}, nil
 	}
 	kube.RouteLogs(log)
-	rest, err := kube.Access{
+	found, err := kube.Access{
 		Kubeconfig:         cfg.Kubernetes.Kubeconfig,
 		Server:             cfg.Kubernetes.Master,
+		Search:             cfg.Kubernetes.AddressFrom,
 		ContentType:        cfg.Kubernetes.ContentType,
 		AcceptContentTypes: cfg.Kubernetes.AcceptContentTypes,
 		QPS:                cfg.Kubernetes.QPS,
@@ -73,7 +74,12 @@ func newSource(cfg config.Config, store *snapshot.Store, log *slog.Logger) (sour
 	if err != nil {
 		return source{}, err
 	}
-	client, err := kube.NewClient(rest)
+	servers, err := kube.NewServers(found, cfg.Kubernetes.ServerCache, log)
+	if err != nil {
+		return source{}, err
+	}
+	log.Info("API server", "address", found.Host, "from", found.From, "known", servers.Learned())
+	client, err := kube.NewClient(found.Config)
 	if err != nil {
 		return source{}, err
 	}
@@ -81,7 +87,8 @@ func newSource(cfg config.Config, store *snapshot.Store, log *slog.Logger) (sour
 	events := kube.NewEvents(client, cfg.Node.Name, log)
 	return source{
 		from: "the agent, from the API server", stated: client.Stated,
-		Source: k, problems: k.Problems, tell: events.Run, server: hostAddr(rest.Host),
+		Source: k, problems: k.Problems, server: hostAddr(found.Host), servers: servers,
+		also: []func(context.Context) error{events.Run, servers.Run},
 		event: func(name model.Name, reason, message string) {
 			if service, _ := store.Service(name); service != nil {
 				events.Warn(name, service.UID, reason, message)

@@ -53,8 +53,9 @@ func newWorld(t testing.TB, config plan.Config) *world {
 	t.Cleanup(rec.Close)
 	w.loop = &loop{
 		log: log, store: w.store, planner: plan.New(config), config: config, reconcile: rec,
-		selfTest: &selfTest{backend: netip.MustParseAddrPort("127.0.0.1:9")}, // nobody connects
-		inStep:   make(chan struct{}), verified: &tablesCheck{}, verifyPeriod: time.Hour,
+		selfTest:   &selfTest{backend: netip.MustParseAddrPort("127.0.0.1:9")}, // nobody connects
+		apiServers: &apiServers{log: log},
+		inStep:     make(chan struct{}), verified: &tablesCheck{}, verifyPeriod: time.Hour,
 		report: &reporter{
 			log: log, started: time.Now(),
 			metrics:        metrics.New(w.registry, metrics.Build{}, metrics.Reads{}),

@@ -59,6 +59,12 @@ type Kubernetes struct {
 	Kubeconfig string
 	// Master overrides the kubeconfig's server URL; empty for none.
 	Master string
+	// AddressFrom are kubeconfigs of others from which the address is taken if
+	// there is neither Kubeconfig nor Master.
+	AddressFrom []string
+	// ServerCache is the path of a file that remembers the API servers'
+	// addresses over a reboot; empty for none.
+	ServerCache string
 	// ContentType is what is sent, AcceptContentTypes what is asked for (empty:
 	// the same).
 	ContentType, AcceptContentTypes string
@@ -267,6 +273,11 @@ func Default() Config {
 		Kubernetes: Kubernetes{
 			ContentType: "application/vnd.kubernetes.protobuf",
 			QPS:         5, Burst: 10, Resync: 15 * time.Minute,
+			AddressFrom: []string{
+				"/var/lib/kube-proxy/kubeconfig.conf", "/var/lib/kube-proxy/kubeconfig",
+				"/etc/kubernetes/kubelet.conf", "/var/lib/kubelet/kubeconfig",
+			},
+			ServerCache: "/var/lib/beeline/api-servers.json",
 		},
 		Kernel: Kernel{CgroupRoot: "/sys/fs/cgroup", BPFFS: "/sys/fs/bpf", Sysctl: "/proc/sys"},
 		Maps: Maps{

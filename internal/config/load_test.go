@@ -130,7 +130,8 @@ func TestLoad(t *testing.T) {
 			want: func(c *Config) {
 				c.Node = Node{"n2", netip.MustParseAddr("192.0.2.1")}
 				c.BindHardFail, c.Metrics.Profiling = true, true
-				c.Kubernetes = Kubernetes{Kubeconfig: "/k", AcceptContentTypes: "a", ContentType: "b", QPS: 7.5, Burst: 9, Resync: time.Minute}
+				c.Kubernetes = Kubernetes{Kubeconfig: "/k", AcceptContentTypes: "a", ContentType: "b", QPS: 7.5, Burst: 9, Resync: time.Minute,
+					AddressFrom: c.Kubernetes.AddressFrom, ServerCache: c.Kubernetes.ServerCache}
 				c.LocalTraffic = LocalTraffic{BridgeInterface, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}, "cni0", "veth"}
 				c.Claims.ExternalIPs = false
 				c.NodePorts = NodePorts{Addresses: []NodePortAddress{{Prefix: netip.MustParsePrefix("192.0.2.0/24")}, {Keyword: Localhost}}}

@@ -32,13 +32,19 @@ const (
 )
 
 // Access says how to reach the API server; its fields are those of kube-proxy's
-// clientConnection. The zero value is right in a pod.
+// clientConnection, and where else its address may be found. The zero value is
+// right in a pod.
 type Access struct {
 	// Kubeconfig is a file; empty means the pod's service account.
 	Kubeconfig string
 	// Server replaces the address from the kubeconfig or the pod's
 	// environment, which may be a ClusterIP that only this agent would serve.
 	Server string
+	// Search are kubeconfigs of others on this node, the kubelet say. Without
+	// Kubeconfig and Server the first that exists tells the address, because
+	// the one in the pod's environment is a ClusterIP. Outside a pod it is used
+	// as Kubeconfig would be.
+	Search []string
 	// ContentType and AcceptContentTypes are media types; empty means
 	// protobuf, with JSON accepted too.
 	ContentType, AcceptContentTypes string
@@ -49,11 +55,21 @@ type Access struct {
 	UserAgent string
 }
 
+// Found is what Access comes to.
+type Found struct {
+	*rest.Config
+	// From says where the address comes from, for people.
+	From string
+	// ServiceAddress: it is the one that pods use, a ClusterIP. Nothing answers
+	// there before some proxy runs.
+	ServiceAddress bool
+}
+
 // Config builds client-go's configuration.
-func (a Access) Config() (*rest.Config, error) {
+func (a Access) Config() (Found, error) {
 	cfg, err := a.base()
 	if err != nil {
-		return nil, err
+		return Found{}, err
 	}
 	cfg.ContentType, cfg.AcceptContentTypes = a.ContentType, a.AcceptContentTypes
 	if cfg.ContentType == "" {
@@ -73,30 +89,59 @@ func (a Access) Config() (*rest.Config, error) {
 	return cfg, nil
 }
 
-func (a Access) base() (*rest.Config, error) {
+func (a Access) base() (Found, error) {
 	if a.Kubeconfig != "" {
-		cfg, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
-			&clientcmd.ClientConfigLoadingRules{ExplicitPath: a.Kubeconfig},
-			&clientcmd.ConfigOverrides{ClusterInfo: clientcmdapi.Cluster{Server: a.Server}},
-		).ClientConfig()
-		if err != nil {
-			return nil, fmt.Errorf("kubeconfig %s: %w", a.Kubeconfig, err)
-		}
-		return cfg, nil
+		return a.fromFile(a.Kubeconfig)
 	}
+	nearby, server := a.search()
 	cfg, err := rest.InClusterConfig()
+	found := Found{Config: cfg, From: "the pod's environment", ServiceAddress: true}
 	switch {
-	case err == nil && a.Server != "":
-		cfg.Host = a.Server
-		return cfg, nil
-	case err == nil:
-		return cfg, nil
-	case errors.Is(err, rest.ErrNotInCluster) && a.Server != "":
-		return &rest.Config{Host: a.Server}, nil
-	case errors.Is(err, rest.ErrNotInCluster):
-		return nil, errors.New("no kubeconfig given, and this is no pod: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set")
+	case err != nil && !errors.Is(err, rest.ErrNotInCluster):
+		return Found{}, fmt.Errorf("service account of this pod: %w", err)
+	case err != nil && a.Server != "":
+		return Found{Config: &rest.Config{Host: a.Server}, From: "configuration"}, nil
+	case err != nil && nearby != "":
+		return a.fromFile(nearby)
+	case err != nil:
+		return Found{}, errors.New("no kubeconfig given, and this is no pod: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set")
+	case a.Server != "":
+		cfg.Host, found.From, found.ServiceAddress = a.Server, "configuration", false
+	case nearby != "":
+		cfg.Host, found.From, found.ServiceAddress = server, nearby, false
 	}
-	return nil, fmt.Errorf("service account of this pod: %w", err)
+	return found, nil
+}
+
+func (a Access) fromFile(path string) (Found, error) {
+	cfg, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
+		&clientcmd.ClientConfigLoadingRules{ExplicitPath: path},
+		&clientcmd.ConfigOverrides{ClusterInfo: clientcmdapi.Cluster{Server: a.Server}},
+	).ClientConfig()
+	if err != nil {
+		return Found{}, fmt.Errorf("kubeconfig %s: %w", path, err)
+	}
+	from := path
+	if a.Server != "" {
+		from = "configuration"
+	}
+	return Found{Config: cfg, From: from}, nil
+}
+
+// search returns the first kubeconfig of others that tells an address.
+func (a Access) search() (path, server string) {
+	for _, path := range a.Search {
+		file, err := clientcmd.LoadFromFile(path)
+		if err != nil {
+			continue // not there, or not for us
+		}
+		if c := file.Contexts[file.CurrentContext]; c != nil {
+			if cluster := file.Clusters[c.Cluster]; cluster != nil && cluster.Server != "" {
+				return path, cluster.Server
+			}
+		}
+	}
+	return "", ""
 }
 
 // Client talks to one API server. It knows the resources that a proxy reads and

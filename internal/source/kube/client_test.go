@@ -52,6 +52,10 @@ func TestAccess(t *testing.T) {
 	if err != nil || cfg.Host != "https://[fd00::1]:443" || cfg.QPS != 50 || cfg.Burst != 100 || cfg.ContentType != "application/json" {
 		t.Errorf("%v %+v", err, cfg)
 	}
+	none := filepath.Join(dir, "nothing here")
+	if found, err := (Access{Search: []string{none, good}}).Config(); err != nil || found.From != good || found.BearerToken != "t" || found.ServiceAddress {
+		t.Errorf("kube-proxy's kubeconfig, outside a pod: %v, %+v", err, found)
+	}
 	for _, tt := range []struct {
 		access Access
 		want   []string

@@ -43,10 +43,11 @@ func (l *lines) count(part string) int {
 // sendEvents runs an Events until the test ends.
 func sendEvents(t *testing.T, url string, edit func(*rest.Config)) (*Events, *lines) {
 	t.Helper()
-	rc, err := Access{Server: url, QPS: -1}.Config()
+	found, err := Access{Server: url, QPS: -1}.Config()
 	if err != nil {
 		t.Fatal(err)
 	}
+	rc := found.Config
 	if edit != nil {
 		edit(rc)
 	}

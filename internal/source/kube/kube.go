@@ -12,6 +12,7 @@ package kube
 import (
 	"context"
 	"log/slog"
+	"math"
 	"sync"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
@@ -115,9 +117,15 @@ func New(cfg Config) *Source {
 	return s
 }
 
+// unreachable says how an API server is tried again that does not answer: for
+// ever, and at the latest after 4 s, so that a node is in step within 5 s of its
+// return. client-go's own pause grows to a minute.
+func unreachable() *wait.Backoff {
+	return &wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 1, Cap: 2 * time.Second, Steps: math.MaxInt32}
+}
+
 // Run lists and watches until ctx ends. An API server that cannot be reached
-// is tried again for ever, with a growing pause of up to a minute; meanwhile
-// the snapshot keeps what it has.
+// is tried again for ever; meanwhile the snapshot keeps what it has.
 func (s *Source) Run(ctx context.Context) error {
 	defer s.node.stop()
 	c := s.cfg.Client
@@ -145,7 +153,7 @@ const resourceCIDRs = "servicecidrs"
 func follow(ctx context.Context, g cache.Getter, resource, labels, fieldSelector string, example any, store contactStore) {
 	lw := observe(store.contact(), cache.NewFilteredListWatchFromClient(g, resource, metav1.NamespaceAll,
 		func(o *metav1.ListOptions) { o.LabelSelector, o.FieldSelector = labels, fieldSelector }))
-	cache.NewReflectorWithOptions(lw, example, store, cache.ReflectorOptions{Name: resource}).RunWithContext(ctx)
+	cache.NewReflectorWithOptions(lw, example, store, cache.ReflectorOptions{Name: resource, Backoff: unreachable()}).RunWithContext(ctx)
 }
 
 // await waits until the API server has a resource and lets us read it. It

@@ -76,10 +76,11 @@ type world struct {
 
 func start(t *testing.T, api *apiserver.Server, edit func(*Config, *rest.Config)) *world {
 	w := &world{api: api, store: snapshot.New(time.Now)}
-	rc, err := Access{Server: api.URL, QPS: -1}.Config()
+	found, err := Access{Server: api.URL, QPS: -1}.Config()
 	if err != nil {
 		t.Fatal(err)
 	}
+	rc := found.Config
 	cfg := Config{
 		NodeName: "n1", Store: w.store, Log: slog.New(slog.DiscardHandler),
 		Report: func(p object.Problem) {

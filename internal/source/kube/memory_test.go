@@ -52,10 +52,11 @@ func TestMemory(t *testing.T) {
 }
 
 func measure(t *testing.T, url string) {
-	rc, err := Access{Server: url, QPS: -1}.Config()
+	found, err := Access{Server: url, QPS: -1}.Config()
 	if err != nil {
 		t.Fatal(err)
 	}
+	rc := found.Config
 	client, err := NewClient(rc)
 	if err != nil {
 		t.Fatal(err)
