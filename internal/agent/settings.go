@@ -11,6 +11,7 @@ import (
 	"github.com/beeline-net/beeline/internal/abi"
 	"github.com/beeline-net/beeline/internal/config"
 	"github.com/beeline-net/beeline/internal/datapath"
+	"github.com/beeline-net/beeline/internal/maps"
 	"github.com/beeline-net/beeline/internal/model"
 	"github.com/beeline-net/beeline/internal/plan"
 	"github.com/beeline-net/beeline/internal/snapshot"
@@ -36,6 +37,7 @@ func datapathOptions(c config.Config, log *slog.Logger) datapath.Options {
 		Packet:             packetOptions(c),
 		UDPTimeout:         timeouts[abi.TimeoutUDPUnanswered],
 		UDPStreamTimeout:   timeouts[abi.TimeoutUDPAnswered],
+		Carrier:            &maps.Carrier{},
 		Log:                log,
 	}
 	if o.Packet != nil {

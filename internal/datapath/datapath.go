@@ -48,6 +48,9 @@ type Options struct {
 	Packet *PacketOptions
 	// Handover says which flows are not ours; SetHandover changes it later.
 	Handover Handover
+	// Carrier moves maps to other sizes and layouts; nil: a map that is in use
+	// keeps its size.
+	Carrier Carrier
 	// Log gets what an operator should know.
 	Log *slog.Logger
 }
@@ -61,14 +64,18 @@ type Datapath struct {
 	cgroup *os.File
 	maps   map[string]*ebpf.Map
 	links  map[string]link.Link
+	// moving is what maps take the place of others; nil if none do.
+	moving *move
 }
 
 // Open takes the pin folder, opens or makes the maps, and attaches the
 // programs, replacing those of an earlier agent in place. It fails without
 // touching anything if another agent runs here or serves the same cgroup.
-func Open(opts Options) (_ *Datapath, err error) {
+func Open(opts Options) (*Datapath, error) { return open(NewPins(opts.BPFFS), opts) }
+
+func open(pins Pins, opts Options) (_ *Datapath, err error) {
 	d := &Datapath{
-		pins:  NewPins(opts.BPFFS),
+		pins:  pins,
 		opts:  opts,
 		log:   opts.Log,
 		maps:  map[string]*ebpf.Map{},
@@ -96,6 +103,12 @@ func Open(opts Options) (_ *Datapath, err error) {
 	if d.lock, err = d.pins.lock(); err != nil {
 		return nil, err
 	}
+	if err := d.pins.refuseNewer(); err != nil {
+		return nil, err
+	}
+	if err := d.pins.inherit(); err != nil {
+		return nil, err
+	}
 	if opts.Packet == nil {
 		if err := d.pins.removePacketPath(); err != nil {
 			return nil, err
@@ -107,7 +120,11 @@ func Open(opts Options) (_ *Datapath, err error) {
 	if err := d.attach(); err != nil {
 		return nil, err
 	}
-	return d, nil
+	if opts.Packet != nil { // its programs are still those of the last agent
+		d.catchUp()
+		return d, nil
+	}
+	return d, d.settle()
 }
 
 // Maps returns the open maps by their name in package abi. They belong to the
@@ -116,6 +133,9 @@ func (d *Datapath) Maps() map[string]*ebpf.Map { return d.maps }
 
 // Close gives up this process's hold. What is pinned stays and goes on working.
 func (d *Datapath) Close() error {
+	if d.moving != nil {
+		CloseMaps(onlyIn(d.moving.old, d.maps))
+	}
 	CloseMaps(d.maps)
 	for _, l := range d.links {
 		_ = l.Close()
@@ -211,17 +231,17 @@ func (d *Datapath) attachOne(name string, prog *ebpf.Program, typ ebpf.AttachTyp
 		return err
 	}
 	if l == nil {
-		if l, err = d.newLink(name, prog, typ); err != nil {
-			return err
-		}
-		d.links[name] = l
-		return d.pinProgram(name, prog)
+		l, err = d.newLink(name, prog, typ)
+	} else if err = l.Update(prog); err != nil {
+		_ = l.Close()
+		delete(d.links, name)
+		err = fmt.Errorf("replace program: %w", err)
+	}
+	if err != nil {
+		return err
 	}
 	d.links[name] = l
-	if err := l.Update(prog); err != nil {
-		return fmt.Errorf("replace program: %w", err)
-	}
-	return d.pinProgram(name, prog)
+	return errors.Join(d.pins.takeLink(name), d.pinProgram(name, prog))
 }
 
 // linkOf returns a program's link, this agent's or that of an earlier one; nil
@@ -240,7 +260,9 @@ func (d *Datapath) adoptLink(name string) (link.Link, error) {
 	path := filepath.Join(d.pins.links(), name)
 	l, err := link.LoadPinnedLink(path, nil)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		if l, err = d.pins.inheritedLink(name); l == nil && err == nil {
+			return nil, nil
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open pinned link: %w", err)
@@ -337,24 +359,38 @@ func attachTypes() []ebpf.AttachType {
 	}
 }
 
-// ownPrograms are the ids of the programs behind our pinned links.
+// ownPrograms are the ids of the programs behind our pinned links, those of an
+// older layout among them.
 func ownPrograms(p Pins) (map[ebpf.ProgramID]bool, error) {
 	own := map[ebpf.ProgramID]bool{}
+	versions, err := p.layouts()
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range versions {
+		if err := addPrograms(own, Pins{root: p.root, version: v}); err != nil {
+			return nil, err
+		}
+	}
+	return own, nil
+}
+
+func addPrograms(own map[ebpf.ProgramID]bool, p Pins) error {
 	entries, err := os.ReadDir(p.links())
 	if errors.Is(err, fs.ErrNotExist) {
-		return own, nil
+		return nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("list pinned links: %w", err)
+		return fmt.Errorf("list pinned links: %w", err)
 	}
 	for _, e := range entries {
 		info, err := pinnedLinkInfo(filepath.Join(p.links(), e.Name()))
 		if err != nil {
-			return nil, err
+			return err
 		}
 		own[info.Program] = true
 	}
-	return own, nil
+	return nil
 }
 
 func pinnedLinkInfo(path string) (*link.Info, error) {

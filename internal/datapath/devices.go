@@ -113,6 +113,7 @@ func (d *Datapath) Devices() (*Devices, error) {
 // meanwhile is no error. What somebody took away since is put back.
 func (v *Devices) Set(want []Device) error {
 	var errs []error
+	v.dp.catchUp() // so that little is left to do once programs are replaced
 	wanted := map[place]bool{}
 	for _, dev := range want {
 		for _, at := range dev.places() {
@@ -122,7 +123,8 @@ func (v *Devices) Set(want []Device) error {
 			errs = append(errs, fmt.Errorf("device %s: %w", dev.Name, err))
 		}
 	}
-	return errors.Join(append(errs, v.sweep(wanted)...)...)
+	errs = append(errs, v.sweep(wanted)...)
+	return errors.Join(append(errs, v.dp.settle())...)
 }
 
 // SetServiceRanges changes the ranges of which ClusterIPs are taken; the next

@@ -208,15 +208,18 @@ func TestWrongPlaces(t *testing.T) {
 	}
 }
 
-func TestPinnedMapsKeepTheirSize(t *testing.T) {
+func TestWithoutACarrierMapsKeepTheirSize(t *testing.T) {
 	w := newWorld(t)
 	opts := w.options()
-	opts.MapSizes = map[string]uint32{abi.MapFrontends: 64}
+	opts.MapSizes, opts.Carrier = map[string]uint32{abi.MapFrontends: 64}, nil
 	dp, err := Open(opts)
 	check(t, err)
 	check(t, dp.Maps()[abi.MapFrontends].Put(abi.NewFrontendKey(netip.MustParseAddr("10.96.0.1"), 443, 6), abi.Frontend{}))
 	check(t, dp.Close())
-	dp = w.open()
+	opts.MapSizes = nil
+	dp, err = Open(opts)
+	check(t, err)
+	defer func() { check(t, dp.Close()) }()
 	if n := dp.Maps()[abi.MapFrontends].MaxEntries(); n != 64 {
 		t.Errorf("the pinned map now has %d entries, want its old 64", n)
 	}

@@ -60,47 +60,140 @@ func OpenMaps(p Pins) (map[string]*ebpf.Map, error) {
 	return opened, nil
 }
 
-// openOrCreateMaps adopts the pinned maps and makes the missing ones, with
-// sizes where given. A pinned map keeps its size: its content is in use.
+// openOrCreateMaps adopts the maps that are in use and makes the missing ones,
+// with sizes where given. One of another size or an older layout moves, if what
+// it holds can be taken over; otherwise it stays what it is.
 func (d *Datapath) openOrCreateMaps(sizes map[string]uint32) error {
 	specs, err := mapSpecs(d.opts.Packet != nil)
 	if err != nil {
 		return err
 	}
-	for name := range sizes {
+	for name, size := range sizes {
 		if specs[name] == nil {
 			return fmt.Errorf("size of map %s: there is no such map", name)
 		}
+		if size != 0 {
+			specs[name].MaxEntries = size
+		}
 	}
-	for name, spec := range specs {
-		if size := sizes[name]; size != 0 {
-			spec.MaxEntries = size
-		}
-		m, err := d.openOrCreateMap(filepath.Join(d.pins.maps(), name), spec)
-		if err != nil {
-			return fmt.Errorf("map %s: %w", name, err)
-		}
-		d.maps[name] = m
+	staged, err := d.pins.staged()
+	if err != nil {
+		return err
+	}
+	if err := d.placeMaps(specs, staged, false); err != nil {
+		return err
+	}
+	if d.moving == nil || staged != nil {
+		return nil
+	}
+	err = d.opts.Carrier.Carry(d.moving.old, d.maps, false)
+	if err == nil {
+		return nil
+	}
+	d.log.Warn("maps keep their sizes", "why", err)
+	if err := d.abandonMove(); err != nil {
+		return err
+	}
+	if err := d.placeMaps(specs, nil, true); err != nil || d.moving == nil {
+		return err
+	}
+	if err := d.opts.Carrier.Carry(d.moving.old, d.maps, false); err != nil {
+		return errors.Join(fmt.Errorf("take over the maps of an older Beeline: %w", err), d.abandonMove())
 	}
 	return nil
 }
 
+// placeMaps opens all maps, and makes those that are missing or have to move.
+// keep: sizes are not worth a move.
+func (d *Datapath) placeMaps(specs map[string]*ebpf.MapSpec, staged map[string]*ebpf.Map, keep bool) error {
+	moving := staged != nil
+	old := map[string]*ebpf.Map{}
+	for name, spec := range specs {
+		now, older, err := d.pins.current(name)
+		if err != nil {
+			return fmt.Errorf("map %s: open pin: %w", name, err)
+		}
+		if now != nil {
+			old[name] = now
+		}
+		next, err := d.placeMap(spec, now, older, staged[name], keep)
+		if err != nil {
+			CloseMaps(onlyIn(old, d.maps))
+			return fmt.Errorf("map %s: %w", name, err)
+		}
+		d.maps[name] = next
+		moving = moving || older || now != nil && next != now
+	}
+	if moving {
+		d.moving = &move{old}
+	}
+	return nil
+}
+
+// placeMap returns the map to use: the one there is, or one that takes its
+// place.
+func (d *Datapath) placeMap(spec *ebpf.MapSpec, now *ebpf.Map, older bool, staged *ebpf.Map, keep bool) (*ebpf.Map, error) {
+	spec = spec.Copy()
+	switch {
+	case staged != nil:
+		spec.MaxEntries = staged.MaxEntries() // the next start may change it
+		return staged, compatible(spec, staged)
+	case now == nil:
+		return createMap(filepath.Join(d.pins.maps(), spec.Name), spec)
+	}
+	want := spec.MaxEntries
+	if want != now.MaxEntries() && (keep || d.opts.Carrier == nil || !d.opts.Carrier.CanCarry(spec.Name)) {
+		d.log.Warn("a map that is in use keeps its size; it takes another with the node's next boot, or after `beeline cleanup`",
+			"map", spec.Name, "entries", now.MaxEntries(), "configured", want)
+		want = now.MaxEntries()
+	}
+	spec.MaxEntries = now.MaxEntries()
+	err := compatible(spec, now)
+	switch {
+	case !older && err != nil:
+		return nil, err
+	case !older && want == now.MaxEntries():
+		return now, nil
+	case err == nil && want == now.MaxEntries():
+		return d.pins.stage(spec.Name, nil, now)
+	case d.opts.Carrier == nil:
+		return nil, errors.New("nobody knows how to take over what an older Beeline has left")
+	}
+	d.log.Info("a map moves to another of a new size", "map", spec.Name, "entries", now.MaxEntries(), "new", want)
+	spec.MaxEntries = want
+	return d.pins.stage(spec.Name, spec, nil)
+}
+
+func compatible(spec *ebpf.MapSpec, m *ebpf.Map) error {
+	if err := spec.Compatible(m); err != nil {
+		return fmt.Errorf("pinned by an incompatible Beeline: %w", err)
+	}
+	return nil
+}
+
+// abandonMove forgets a move that no program knows of.
+func (d *Datapath) abandonMove() error {
+	CloseMaps(onlyIn(d.maps, d.moving.old))
+	CloseMaps(d.moving.old)
+	d.maps, d.moving = map[string]*ebpf.Map{}, nil
+	if err := os.RemoveAll(d.pins.next()); err != nil {
+		return fmt.Errorf("remove folder of new maps: %w", err)
+	}
+	return nil
+}
+
+// openOrCreateMap opens a map of a fixed size, or makes it.
 func (d *Datapath) openOrCreateMap(path string, spec *ebpf.MapSpec) (*ebpf.Map, error) {
 	m, err := ebpf.LoadPinnedMap(path, nil)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	if errors.Is(err, fs.ErrNotExist) {
 		return createMap(path, spec)
-	case err != nil:
+	}
+	if err != nil {
 		return nil, fmt.Errorf("open pin: %w", err)
 	}
-	if m.MaxEntries() != spec.MaxEntries {
-		d.log.Warn("a pinned map keeps its size; to change it, run `beeline cleanup` first",
-			"map", spec.Name, "entries", m.MaxEntries(), "configured", spec.MaxEntries)
-		spec.MaxEntries = m.MaxEntries()
-	}
-	if err := spec.Compatible(m); err != nil {
+	if err := compatible(spec, m); err != nil {
 		_ = m.Close()
-		return nil, fmt.Errorf("pinned by an incompatible Beeline: %w", err)
+		return nil, err
 	}
 	return m, nil
 }

@@ -22,11 +22,13 @@ import (
 //	<bpffs>/beeline/v1/links/beeline_connect4
 type Pins struct {
 	root string
+	// version is that of the layout of the maps.
+	version uint32
 }
 
 // NewPins names the folder below a BPF filesystem's mount point.
 func NewPins(bpffs string) Pins {
-	return Pins{root: filepath.Join(bpffs, "beeline")}
+	return Pins{root: filepath.Join(bpffs, "beeline"), version: abi.Layout}
 }
 
 // Exists reports whether anything is pinned there.
@@ -50,7 +52,7 @@ func (p Pins) SocketName() (string, error) {
 }
 
 func (p Pins) layout() string {
-	return filepath.Join(p.root, fmt.Sprintf("v%d", abi.Layout))
+	return filepath.Join(p.root, fmt.Sprintf("v%d", p.version))
 }
 
 func (p Pins) maps() string  { return filepath.Join(p.layout(), "maps") }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/beeline-net/beeline/internal/abi"
 	"github.com/beeline-net/beeline/internal/lab"
+	"github.com/beeline-net/beeline/internal/maps"
 )
 
 // world is a node with pods: `client` and two that serve, on one bridge, both
@@ -134,6 +135,7 @@ func (w *world) options() Options {
 		CgroupRoot:         w.cgroup.Path,
 		RefuseUnknownPorts: true,
 		TCPPeerNames:       true,
+		Carrier:            &maps.Carrier{},
 		Log:                slog.New(slog.DiscardHandler),
 	}
 }
