@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package system
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/beeline-net/beeline/internal/lab"
+)
+
+// withEcho is nodePortService with ports for streams: 81 (NodePort 30081) and,
+// by UDP, 54 (30054).
+func withEcho(name string, vips []string, pods ...*lab.Pod) string {
+	text := nodePortService(name, vips, pods...)
+	text = strings.Replace(text, "  - {name: tcp,", "  - {name: stream, port: 81, nodePort: 30081, targetPort: 9090, protocol: TCP}\n"+
+		"  - {name: datagrams, port: 54, nodePort: 30054, targetPort: 9090, protocol: UDP}\n  - {name: tcp,", 1)
+	return strings.ReplaceAll(text, "- {name: tcp, port: 8080, protocol: TCP}", "- {name: stream, port: 9090, protocol: TCP}\n"+
+		"- {name: datagrams, port: 9090, protocol: UDP}\n- {name: tcp, port: 8080, protocol: TCP}")
+}
+
+// everyClient starts all kinds of clients of that Service: in a pod of the node
+// through the ClusterIP, and outside through the NodePort.
+func (s *stage) everyClient(n, outside *node) (all []*client) {
+	for _, place := range []struct {
+		ns   *lab.Namespace
+		cg   *lab.Cgroup
+		addr string
+		to   [3]int
+	}{
+		{s.client.NS, s.client.Cgroup, "10.96.0.80", [3]int{80, 81, 54}},
+		{s.client.NS, s.client.Cgroup, "[fd00:96::80]", [3]int{80, 81, 54}},
+		{outside.NS, outside.Cgroup, n.V4.String(), [3]int{30080, 30081, 30054}},
+		{outside.NS, outside.Cgroup, "[" + n.V6.String() + "]", [3]int{30080, 30081, 30054}},
+	} {
+		for i, kind := range []string{"connect", "stream", "datagrams"} {
+			all = append(all, startClient(s.t, place.ns, place.cg, job{kind, fmt.Sprintf("%s:%d", place.addr, place.to[i])}))
+		}
+	}
+	return all
+}
+
+// unharmed ends clients. No connection may have failed; of each datagram stream
+// as many may be lost as were in flight when programs were exchanged.
+func unharmed(t *testing.T, all []*client, exchanges int) {
+	t.Helper()
+	for _, c := range all {
+		o := c.finish()
+		allowed := 0
+		if c.job.Kind == "datagrams" {
+			allowed = exchanges
+		}
+		if o.Failed > allowed {
+			t.Errorf("%s %s: %d of %d failed, at most %d may; first: %s", c.job.Kind, c.job.Addr, o.Failed, o.Done, allowed, o.First)
+		}
+	}
+}
+
+// sizes are two configurations whose maps differ in size, so that going from
+// one to the other moves them all.
+var sizes = [][]string{
+	{"--max-frontends=1024", "--max-services=512", "--max-slots=2048", "--max-backends=1024", "--max-peers=8192", "--max-affinities=256"},
+	nil,
+}
+
+// The promise of the project's first line: whatever happens to the agent,
+// connections are made and go on (pains A5, A6, B2, D3).
+func TestNothingBreaksWhileAgentsComeAndGo(t *testing.T) {
+	s := newStage(t, 3)
+	n, outside := s.nodes[0], s.nodes[2]
+	local, remote := s.server(n, "local"), s.server(s.nodes[1], "remote")
+	s.echo(local)
+	s.echo(remote)
+	n.write("web.yaml", withEcho("web", bothVIPs, local, remote))
+	n.start("--packet-path")
+	n.awaitNodePorts(outside)
+	clients := s.everyClient(n, outside)
+	exchanges := 0
+	for range 20 {
+		n.kill()
+		n.launch("--packet-path")
+		exchanges++
+		// Sometimes before it has begun, sometimes when all is done.
+		time.Sleep(time.Duration(rand.IntN(1500)) * time.Millisecond)
+	}
+	for i := range 5 { // an upgrade: every program is replaced, and every map moves
+		if err := n.stop(); err != nil && err.Error() != "signal: terminated" {
+			t.Error(err)
+		}
+		n.start(append([]string{"--packet-path"}, sizes[i%2]...)...)
+		exchanges++
+	}
+	unharmed(t, clients, exchanges)
+}
+
+// awaitNodePorts waits until the packet path is on the devices: it comes there
+// when everything else is in step.
+func (n *node) awaitNodePorts(outside *node) {
+	n.t.Helper()
+	for _, addr := range []string{n.V4.String(), "[" + n.V6.String() + "]"} {
+		eventually(n.t, 10*time.Second, func() error {
+			_, err := from(outside.NS, "tcp", addr+":30080")
+			return err
+		})
+	}
+}
