@@ -94,7 +94,7 @@ func open(pins Pins, opts Options) (_ *Datapath, err error) {
 	if err := lock(d.cgroup); err != nil {
 		return nil, err
 	}
-	if err := d.refuseForeign(); err != nil {
+	if err := d.awaitNoForeign(); err != nil {
 		return nil, err
 	}
 	if err := d.pins.create(); err != nil {
@@ -322,6 +322,21 @@ func (d *Datapath) pinProgram(name string, prog *ebpf.Program) error {
 	return nil
 }
 
+// awaitNoForeign is refuseForeign, but waits a moment: what an agent had attached
+// and not pinned yet when it died ends when the kernel gets round to it.
+func (d *Datapath) awaitNoForeign() (err error) {
+	for range 50 {
+		if err = d.refuseForeign(); !errors.Is(err, errForeign) {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return err
+}
+
+// errForeign is the error of refuseForeign if there is another Beeline.
+var errForeign = errors.New("served by another Beeline")
+
 // refuseForeign looks for Beeline programs on the cgroup whose links are not
 // pinned in our folder: two balancers on one cgroup would each translate with
 // tables of their own.
@@ -340,8 +355,8 @@ func (d *Datapath) refuseForeign() error {
 				continue
 			}
 			if name := programName(p.ID); strings.HasPrefix(name, programPrefix) {
-				return fmt.Errorf("cgroup %s is already served by another Beeline (program %s, id %d) that is not pinned in %s: stop that agent, then run `beeline cleanup` with its --bpffs",
-					d.opts.CgroupRoot, name, p.ID, d.pins)
+				return fmt.Errorf("cgroup %s is already %w (program %s, id %d) that is not pinned in %s: stop that agent, then run `beeline cleanup` with its --bpffs",
+					d.opts.CgroupRoot, errForeign, name, p.ID, d.pins)
 			}
 		}
 	}

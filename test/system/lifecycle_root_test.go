@@ -5,6 +5,8 @@ package system
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -105,5 +107,61 @@ func (n *node) awaitNodePorts(outside *node) {
 			_, err := from(outside.NS, "tcp", addr+":30080")
 			return err
 		})
+	}
+}
+
+// An agent may die at any step of its start, also at the first one there is, and
+// also while every map moves: traffic does not notice, and the next start goes
+// on from there.
+func TestAnAgentDiesAtEveryStepOfItsStart(t *testing.T) {
+	s := newStage(t, 3)
+	n, outside := s.nodes[0], s.nodes[2]
+	local, remote := s.server(n, "local"), s.server(s.nodes[1], "remote")
+	s.echo(local)
+	s.echo(remote)
+	n.write("web.yaml", withEcho("web", bothVIPs, local, remote))
+	crashes := s.dieAtEveryStep(n, "the first start", [][]string{{"--packet-path"}})
+	n.start("--packet-path")
+	n.awaitNodePorts(outside)
+	n.kill()
+	clients := s.everyClient(n, outside)
+	var moving [][]string
+	for _, args := range sizes {
+		moving = append(moving, append([]string{"--packet-path"}, args...))
+	}
+	crashes = s.dieAtEveryStep(n, "a start with maps that move", moving)
+	n.start("--packet-path")
+	n.awaitStatus(healthz, http.StatusOK, 15*time.Second)
+	if out, code := n.beeline("status"); code != 0 {
+		t.Errorf("status: %d: %s", code, out)
+	}
+	if left, err := filepath.Glob(filepath.Join(n.BPFFS, "beeline", "*", "next")); err != nil || len(left) > 0 {
+		t.Errorf("a move was never brought to its end: %v, %v", left, err)
+	}
+	unharmed(t, clients, crashes)
+}
+
+// everyStep bounds the test's time: behind so many steps some are left out,
+// others each time.
+const everyStep = 40
+
+// dieAtEveryStep starts agents one after the other, with each configuration in
+// turn, each dying some steps later than the one before. It returns how many
+// died.
+func (s *stage) dieAtEveryStep(n *node, what string, configurations [][]string) (crashes int) {
+	s.t.Helper()
+	stride := 1
+	for at := 1; ; at += stride {
+		w := n.execWatched(at, configurations[crashes%len(configurations)]...)
+		died := w.await(n)
+		n.kill()
+		<-w.ended
+		if !died {
+			s.t.Logf("%s: %d agents died; it has %d steps", what, crashes, w.taken.Load())
+			return crashes
+		}
+		if crashes++; crashes == everyStep {
+			stride = 2 + rand.IntN(3)
+		}
 	}
 }
