@@ -103,6 +103,7 @@ func run(ctx context.Context, o Options) (err error) {
 		config:       planConfig(cfg),
 		server:       src.server,
 		apiServers:   &apiServers{log: log, book: src.servers},
+		hold:         newHold(cfg.Sync.MassRemovalHold, rec, src, log),
 		reconcile:    rec,
 		minPeriod:    cfg.Sync.MinPeriod,
 		selfTest:     probe,
@@ -115,6 +116,7 @@ func run(ctx context.Context, o Options) (err error) {
 		verifyPeriod: cfg.Sync.Period,
 		report:       f.reporter(src, started),
 	}
+	l.report.held = func() int { return len(l.hold.held) }
 	for _, u := range rec.Usage() {
 		f.metrics.Restored(u.Table, u.Used)
 	}
@@ -284,5 +286,5 @@ func (f *front) adopt(next config.Config) settings {
 	}
 	f.o.Level.Set(running.Logging.Level())
 	f.readiness.SetTimeout(2 * running.Sync.Period)
-	return settings{plan: planConfig(running), minPeriod: running.Sync.MinPeriod}
+	return settings{plan: planConfig(running), minPeriod: running.Sync.MinPeriod, hold: running.Sync.MassRemovalHold}
 }

@@ -37,7 +37,9 @@ type loop struct {
 	packet       *packetPath // nil: switched off
 	endings      *endings    // nil: switched off
 	report       *reporter
+	hold         *hold
 	complete     bool // the sources have told everything once
+	pruned       bool // and what they did not name is gone
 	// inStep is closed once complete has been written.
 	inStep   chan struct{}
 	verified *tablesCheck
@@ -51,6 +53,7 @@ type loop struct {
 type settings struct {
 	plan      plan.Config
 	minPeriod time.Duration
+	hold      time.Duration
 }
 
 // run works until ctx ends.
@@ -86,10 +89,14 @@ func (l *loop) run(ctx context.Context) error {
 	}
 }
 
-// schedule sets the timer to when failed work is due.
+// schedule sets the timer to when failed or held work is due.
 func (l *loop) schedule(timer *time.Timer) {
 	timer.Stop()
-	if at := l.reconcile.NextRetry(); !at.IsZero() {
+	at := l.reconcile.NextRetry()
+	if due := l.hold.due(); at.IsZero() || !due.IsZero() && due.Before(at) {
+		at = due
+	}
+	if !at.IsZero() {
 		timer.Reset(time.Until(at))
 	}
 }
@@ -142,14 +149,21 @@ func (l *loop) apply(ctx context.Context, p pass) {
 	if node {
 		l.host()
 	}
+	if p.synced && !p.released {
+		p.plans = l.hold.filter(p.plans, p.full)
+	}
 	stats := l.reconcile.Apply(ctx, p.plans)
 	l.endings.changed()
 	if node {
 		l.devices() // programs come to a device once they have what to go by
 	}
-	if p.synced && !l.complete {
-		l.complete = true
+	first := p.synced && !l.complete
+	l.complete = l.complete || first
+	if l.complete && !l.pruned && l.hold.due().IsZero() {
+		l.pruned = true
 		l.reconcile.Prune(ctx)
+	}
+	if first {
 		close(l.inStep)
 		l.log.Info("in step", "services", len(p.plans)-1, "kernel_took", stats.Took, "writes", stats.Writes())
 	}
@@ -187,7 +201,7 @@ func (l *loop) devices() {
 
 // configure takes over a changed configuration.
 func (l *loop) configure(ctx context.Context, s settings) {
-	l.minPeriod, l.config = s.minPeriod, s.plan
+	l.minPeriod, l.hold.after, l.config = s.minPeriod, s.hold, s.plan
 	plans := l.planner.SetConfig(completed(l.config, l.store, l.server))
 	p := pass{start: time.Now(), synced: l.complete, configured: true, plans: plans}
 	if l.complete { // before that, the first complete pass applies everything
@@ -238,6 +252,9 @@ func latest(plans []plan.Service) []plan.Service {
 }
 
 func (l *loop) retry(ctx context.Context) {
+	if plans := l.hold.release(); plans != nil {
+		l.apply(ctx, pass{start: time.Now(), synced: true, released: true, plans: plans})
+	}
 	p := pass{start: time.Now(), synced: l.complete}
 	if stats := l.reconcile.Retry(ctx); stats.Services > 0 || stats.Writes() > 0 {
 		l.report.ends(p, l.planner, l.reconcile)

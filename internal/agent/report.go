@@ -33,6 +33,9 @@ type reporter struct {
 	// event tells people about a Service.
 	event func(service model.Name, reason, message string)
 
+	// held is how many Services' updates are held.
+	held func() int
+
 	told     map[plan.Problem]bool
 	waiting  map[model.Name]bool // Services of which something is not written
 	reasons  map[string]int
@@ -52,7 +55,9 @@ type pass struct {
 	synced bool
 	// configured: the configuration has changed.
 	configured bool
-	start      time.Time
+	// released: they were held before.
+	released bool
+	start    time.Time
 }
 
 // begins says that changes are under way.
@@ -82,6 +87,7 @@ func (r *reporter) ends(p pass, planner *plan.Planner, rec *reconcile.Reconciler
 		r.metrics.Programmed(t.Family, now.Sub(t.At))
 	}
 	r.metrics.SetSynced(p.synced)
+	r.metrics.SetHeld(r.held())
 	if p.synced && p.full {
 		r.metrics.InStep(now.Sub(r.started))
 	}

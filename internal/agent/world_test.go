@@ -55,6 +55,7 @@ func newWorld(t testing.TB, config plan.Config) *world {
 		log: log, store: w.store, planner: plan.New(config), config: config, reconcile: rec,
 		selfTest:   &selfTest{backend: netip.MustParseAddrPort("127.0.0.1:9")}, // nobody connects
 		apiServers: &apiServers{log: log},
+		hold:       newHold(0, rec, source{event: w.event}, log),
 		inStep:     make(chan struct{}), verified: &tablesCheck{}, verifyPeriod: time.Hour,
 		report: &reporter{
 			log: log, started: time.Now(),
@@ -67,7 +68,18 @@ func newWorld(t testing.TB, config plan.Config) *world {
 			noLocals:       newTally(),
 		},
 	}
+	w.loop.report.held = func() int { return len(w.loop.hold.held) }
 	return w
+}
+
+// adopt makes it go on with tables that another has filled.
+func (w *world) adopt(tables *maps.Tables) {
+	w.tables = tables
+	rec := reconcile.New(tables, reconcile.Options{Now: time.Now, Wait: func(context.Context) error { return nil }})
+	w.t.Cleanup(rec.Close)
+	check(w.t, rec.Restore(w.t.Context()))
+	w.loop.reconcile = rec
+	w.loop.hold.members, w.loop.hold.known = rec.Members, rec.Served
 }
 
 func (w *world) event(service model.Name, reason, message string) {

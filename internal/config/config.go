@@ -230,6 +230,9 @@ type Sync struct {
 	// MinPeriod is how long changes are collected before they are written; 0
 	// writes at once.
 	MinPeriod time.Duration
+	// MassRemovalHold is how long an update must persist that removes most
+	// backends of many Services at once; 0 applies it at once.
+	MassRemovalHold time.Duration
 }
 
 // Health is the server of /healthz and /livez.
@@ -296,7 +299,7 @@ func Default() Config {
 			MaxPerCore: 32768, Min: 131072,
 			TCPEstablished: 24 * time.Hour, TCPCloseWait: time.Hour,
 		},
-		Sync:        Sync{Period: 30 * time.Second},
+		Sync:        Sync{Period: 30 * time.Second, MassRemovalHold: 30 * time.Second},
 		Health:      Health{Bind: netip.MustParseAddrPort("0.0.0.0:10256")},
 		Metrics:     Metrics{Bind: netip.MustParseAddrPort("127.0.0.1:10249")},
 		OOMScoreAdj: -999,

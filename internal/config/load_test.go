@@ -113,7 +113,7 @@ func TestLoad(t *testing.T) {
 				c.Claims = Claims{ExternalIPs: true, Strict: true, Allowed: []netip.Prefix{
 					netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8"), netip.MustParsePrefix("11.0.0.0/8")}}
 				c.Logging = Logging{4, "json"}
-				c.Sync = Sync{time.Minute, 5 * time.Millisecond}
+				c.Sync = Sync{time.Minute, 5 * time.Millisecond, 30 * time.Second}
 			},
 		},
 		"everything of kube-proxy's in mode iptables": {
@@ -137,6 +137,8 @@ func TestLoad(t *testing.T) {
 				c.NodePorts = NodePorts{Addresses: []NodePortAddress{{Prefix: netip.MustParsePrefix("192.0.2.0/24")}, {Keyword: Localhost}}}
 				c.OOMScoreAdj, c.Masquerade.All = 0, true
 				c.Sync = Sync{5 * time.Second, 2 * time.Second}
+				c.OOMScoreAdj, c.Masquerade = 0, Masquerade{All: true}
+				c.Sync = Sync{5 * time.Second, 2 * time.Second, 30 * time.Second}
 				c.Conntrack = Conntrack{TCPCloseWait: time.Second, TCPLiberal: true, UDPUnreplied: 2 * time.Second, UDPStream: 3 * time.Second}
 				c.Logging = Logging{2, "json"}
 			},
@@ -147,6 +149,7 @@ func TestLoad(t *testing.T) {
 			want: func(c *Config) {
 				c.NodePorts = NodePorts{Addresses: primary}
 				c.Masquerade.All, c.Sync = true, Sync{7 * time.Second, time.Second}
+				c.Masquerade, c.Sync = Masquerade{true, 3}, Sync{7 * time.Second, time.Second, 30 * time.Second}
 			},
 		},
 		"mode nftables with addresses": {
@@ -158,6 +161,8 @@ func TestLoad(t *testing.T) {
 			want: func(c *Config) {
 				c.NodePorts.Localhost = false
 				c.Sync = Sync{8 * time.Second, 4 * time.Second}
+				c.NodePorts.Localhost, c.Masquerade.Bit = false, 5
+				c.Sync = Sync{8 * time.Second, 4 * time.Second, 30 * time.Second}
 			},
 		},
 		"the mode of the flag picks the file's section": {
@@ -172,6 +177,7 @@ func TestLoad(t *testing.T) {
 				"--iptables-masquerade-bit=1", "--iptables-localhost-nodeports", "--feature-gates=AllowServiceExternalIPs=false,Foo=true", "--ipvs-scheduler=rr"},
 			want: func(c *Config) {
 				c.Sync, c.Claims.ExternalIPs = Sync{9 * time.Second, time.Second}, false
+				c.Sync, c.Masquerade.Bit, c.Claims.ExternalIPs = Sync{9 * time.Second, time.Second, 30 * time.Second}, 1, false
 			},
 		},
 		"an IPv6 node listens on IPv6": {

@@ -26,14 +26,14 @@ type Metrics struct {
 	endpointsPending, servicesPending        prometheus.Gauge
 	healthz, livez                           *prometheus.CounterVec
 
-	mapEntries, mapCapacity, refusals, restored *prometheus.GaugeVec
-	mapWrites                                   *prometheus.CounterVec
-	mapSyscalls, writeFailures, drifted         prometheus.Counter
-	failingServices, sourceProblems             prometheus.Gauge
-	endedSockets                                prometheus.Counter
-	missedSockets                               prometheus.Gauge
-	sourcesSynced, startDuration                prometheus.Gauge
-	configRejected, configNeedsRestart          prometheus.Gauge
+	mapEntries, mapCapacity, refusals, restored   *prometheus.GaugeVec
+	mapWrites                                     *prometheus.CounterVec
+	mapSyscalls, writeFailures, drifted           prometheus.Counter
+	failingServices, heldServices, sourceProblems prometheus.Gauge
+	endedSockets                                  prometheus.Counter
+	missedSockets                                 prometheus.Gauge
+	sourcesSynced, startDuration                  prometheus.Gauge
+	configRejected, configNeedsRestart            prometheus.Gauge
 }
 
 // Reads are functions that are called at every scrape, from any goroutine;
@@ -154,6 +154,9 @@ func (m *Metrics) EndedSockets(ended, missed int) {
 
 // SetFailing says how many Services are not in the kernel as they should be.
 func (m *Metrics) SetFailing(services int) { m.failingServices.Set(float64(services)) }
+
+// SetHeld says of how many Services an update is held.
+func (m *Metrics) SetHeld(services int) { m.heldServices.Set(float64(services)) }
 
 // SetSourceProblems says how many objects or files a source cannot use as they
 // are.

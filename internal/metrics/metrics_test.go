@@ -123,6 +123,7 @@ func TestOwnMetrics(t *testing.T) {
 	m.WriteFailed(5)
 	m.SetFailing(6)
 	m.EndedSockets(8, 10)
+	m.SetHeld(12)
 	m.SetSourceProblems(7)
 	m.SetRefusals(map[string]int{"FrontendConflict": 1, "AddressRefused": 1})
 	m.SetRefusals(map[string]int{"FrontendConflict": 0, "AddressRefused": 8})
@@ -135,6 +136,7 @@ func TestOwnMetrics(t *testing.T) {
 		`beeline_build_info{commit="abc",goversion="go1.26",version="v1"}`: "1",
 		`beeline_check_passing{check="programs"}`:                          "1",
 		`beeline_check_passing{check="self-test"}`:                         "0",
+		`beeline_services_held`:                                            "12",
 		`beeline_config_needs_restart`:                                     "2",
 		`beeline_config_rejected`:                                          "1",
 		`beeline_datapath_events_total{event="no_backend"}`:                "3",

@@ -214,3 +214,29 @@ func (r *Reconciler) NextRetry() time.Time {
 	}
 	return next
 }
+
+// Members returns how many places the sets of a Service have in the kernel: 0 if
+// a new connection to it finds nothing.
+func (r *Reconciler) Members(name model.Name) (n int) {
+	s := r.services[name]
+	if s == nil {
+		return 0
+	}
+	for _, p := range s.ports {
+		for _, set := range p.sets {
+			n += int(set.extent().count)
+		}
+	}
+	return n
+}
+
+// Served lists the Services of which Members is not 0, sorted.
+func (r *Reconciler) Served() (names []model.Name) {
+	for name := range r.services {
+		if r.Members(name) > 0 {
+			names = append(names, name)
+		}
+	}
+	slices.SortFunc(names, model.Name.Compare)
+	return names
+}
