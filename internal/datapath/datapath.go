@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -121,7 +122,6 @@ func open(pins Pins, opts Options) (_ *Datapath, err error) {
 		return nil, err
 	}
 	if opts.Packet != nil { // its programs are still those of the last agent
-		d.catchUp()
 		return d, nil
 	}
 	return d, d.settle()
@@ -178,12 +178,34 @@ func (d *Datapath) attach() error {
 		return fmt.Errorf("load programs: %w", explain(err))
 	}
 	defer coll.Close()
-	for _, name := range sortedKeys(coll.Programs) {
+	d.catchUp() // the less there is to do afterwards, the better
+	// All at once, and what makes records beside what removes them: a socket
+	// that comes and goes in between may leave its record in maps that move.
+	for _, name := range recordsFirst(sortedKeys(coll.Programs)) {
 		if err := d.attachOne(name, coll.Programs[name], spec.Programs[name].AttachType); err != nil {
 			return fmt.Errorf("attach %s to %s: %w", name, d.opts.CgroupRoot, err)
 		}
 	}
+	d.catchUp()
+	for _, name := range sortedKeys(coll.Programs) {
+		if err := errors.Join(d.pins.takeLink(name), d.pinProgram(name, coll.Programs[name])); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// recordsFirst puts the programs first that make and remove records of
+// connections.
+func recordsFirst(names []string) []string {
+	last := func(name string) int {
+		if strings.Contains(name, "_connect") || strings.Contains(name, "_release") {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(names, func(a, b string) int { return last(a) - last(b) })
+	return names
 }
 
 // explain adds what to do to the errors that a user can do something about.
@@ -241,7 +263,7 @@ func (d *Datapath) attachOne(name string, prog *ebpf.Program, typ ebpf.AttachTyp
 		return err
 	}
 	d.links[name] = l
-	return errors.Join(d.pins.takeLink(name), d.pinProgram(name, prog))
+	return nil
 }
 
 // linkOf returns a program's link, this agent's or that of an earlier one; nil

@@ -138,7 +138,9 @@ func TestMapsChangeTheirSizeUnderLoad(t *testing.T) {
 	c.finish()
 	// What the sockets that are gone have left, apart from those that came and
 	// went in the middle of a move.
-	if n := mapLen(t, dp, abi.MapPeers); n > 20 {
+	n := mapLen(t, dp, abi.MapPeers)
+	t.Logf("%d records are left of sockets that came and went during a move", n)
+	if n > 20 {
 		t.Errorf("%d records are left of no connection", n)
 	}
 	check(t, dp.Close())

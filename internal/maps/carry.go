@@ -47,9 +47,15 @@ func (c *Carrier) Carry(old, next map[string]*ebpf.Map, begun bool) error {
 		if err := checkSlots(next); err != nil {
 			return err
 		}
-	} else if err := WaitForPrograms(context.Background()); err != nil {
-		return err
+		return c.follow(old, next)
 	}
+	// At once, before sockets come and go, and when no program is left that
+	// began with the old maps.
+	return errors.Join(c.follow(old, next), WaitForPrograms(context.Background()), c.follow(old, next))
+}
+
+// follow takes over what programs have written.
+func (c *Carrier) follow(old, next map[string]*ebpf.Map) error {
 	var errs []error
 	for name, carry := range map[string]func(old, next *ebpf.Map) error{
 		abi.MapPeers: c.carryPeers, abi.MapAffinities: carryAffinities,

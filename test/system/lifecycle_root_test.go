@@ -120,7 +120,7 @@ func TestAnAgentDiesAtEveryStepOfItsStart(t *testing.T) {
 	s.echo(local)
 	s.echo(remote)
 	n.write("web.yaml", withEcho("web", bothVIPs, local, remote))
-	crashes := s.dieAtEveryStep(n, "the first start", [][]string{{"--packet-path"}})
+	s.dieAtEveryStep(n, "the first start", [][]string{{"--packet-path"}})
 	n.start("--packet-path")
 	n.awaitNodePorts(outside)
 	n.kill()
@@ -129,7 +129,7 @@ func TestAnAgentDiesAtEveryStepOfItsStart(t *testing.T) {
 	for _, args := range sizes {
 		moving = append(moving, append([]string{"--packet-path"}, args...))
 	}
-	crashes = s.dieAtEveryStep(n, "a start with maps that move", moving)
+	crashes := s.dieAtEveryStep(n, "a start with maps that move", moving)
 	n.start("--packet-path")
 	n.awaitStatus(healthz, http.StatusOK, 15*time.Second)
 	if out, code := n.beeline("status"); code != 0 {
