@@ -88,7 +88,7 @@ func newSource(cfg config.Config, store *snapshot.Store, log *slog.Logger) (sour
 	return source{
 		from: "the agent, from the API server", stated: client.Stated,
 		Source: k, problems: k.Problems, server: hostAddr(found.Host), servers: servers,
-		also: []func(context.Context) error{events.Run, servers.Run},
+		also: []func(context.Context) error{events.Run, servers.Run, k.Explain},
 		event: func(name model.Name, reason, message string) {
 			if service, _ := store.Service(name); service != nil {
 				events.Warn(name, service.UID, reason, message)

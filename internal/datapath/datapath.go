@@ -87,7 +87,13 @@ func open(pins Pins, opts Options) (_ *Datapath, err error) {
 			_ = d.Close()
 		}
 	}()
+	if err := errors.Join(requireKernel(), requireCapabilities()); err != nil {
+		return nil, err
+	}
 	if d.cgroup, err = openCgroup(opts.CgroupRoot); err != nil {
+		return nil, err
+	}
+	if err := d.pins.verify(); err != nil {
 		return nil, err
 	}
 	// Two agents with a BPF filesystem each would not see one another's
@@ -183,7 +189,7 @@ func (d *Datapath) attach() error {
 	// that comes and goes in between may leave its record in maps that move.
 	for _, name := range recordsFirst(sortedKeys(coll.Programs)) {
 		if err := d.attachOne(name, coll.Programs[name], spec.Programs[name].AttachType); err != nil {
-			return fmt.Errorf("attach %s to %s: %w", name, d.opts.CgroupRoot, err)
+			return fmt.Errorf("attach %s to %s: %w", name, d.opts.CgroupRoot, explain(err))
 		}
 	}
 	d.catchUp()
@@ -216,6 +222,10 @@ func explain(err error) error {
 		return fmt.Errorf("the kernel's verifier refuses (Beeline needs Linux 6.1 or newer): %w", err)
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("%w (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)", err)
+	case errors.Is(err, ebpf.ErrNotSupported):
+		return fmt.Errorf("%w (Beeline needs Linux 6.1 or newer, with CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF)", err)
+	case errors.Is(err, unix.ENOMEM):
+		return fmt.Errorf("%w (the maps' memory counts for the agent's cgroup: raise its limit, or lower --max-backends, --max-flows and the like)", err)
 	}
 	return err
 }

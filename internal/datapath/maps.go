@@ -201,7 +201,7 @@ func (d *Datapath) openOrCreateMap(path string, spec *ebpf.MapSpec) (*ebpf.Map, 
 func createMap(path string, spec *ebpf.MapSpec) (*ebpf.Map, error) {
 	m, err := ebpf.NewMap(spec)
 	if err != nil {
-		return nil, fmt.Errorf("create: %w", err)
+		return nil, fmt.Errorf("create: %w", explain(err))
 	}
 	if err := m.Pin(path); err != nil {
 		_ = m.Close()

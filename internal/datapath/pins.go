@@ -59,9 +59,9 @@ func (p Pins) maps() string  { return filepath.Join(p.layout(), "maps") }
 func (p Pins) progs() string { return filepath.Join(p.layout(), "progs") }
 func (p Pins) links() string { return filepath.Join(p.layout(), "links") }
 
-// create makes the folders. It fails if the path is not on a BPF filesystem,
-// because pinning would fail later and less clearly.
-func (p Pins) create() error {
+// verify fails if the path is not on a BPF filesystem: pinning would fail later
+// and less clearly.
+func (p Pins) verify() error {
 	parent := filepath.Dir(p.root)
 	var st unix.Statfs_t
 	if err := unix.Statfs(parent, &st); err != nil {
@@ -71,6 +71,11 @@ func (p Pins) create() error {
 		return fmt.Errorf("%s is no BPF filesystem: mount one (mount -t bpf bpf %s) or name another with --bpffs",
 			parent, parent)
 	}
+	return nil
+}
+
+// create makes the folders.
+func (p Pins) create() error {
 	for _, dir := range []string{p.maps(), p.progs(), p.links()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("pin folder: %w", err)

@@ -155,6 +155,25 @@ func becomeWatched(agent string) error {
 	return syscall.Exec(agent, append([]string{agent}, os.Args[1:]...), os.Environ())
 }
 
+// oldKernelVariable makes this test's binary an agent on a kernel that does not
+// know bpf(2).
+const oldKernelVariable = "BEELINE_TEST_OLD_KERNEL"
+
+func becomeOld(agent string) error {
+	runtime.LockOSThread()
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_BPF, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&prog))); errno != 0 {
+		return fmt.Errorf("seccomp: %w", errno)
+	}
+	return syscall.Exec(agent, append([]string{agent}, os.Args[1:]...), os.Environ())
+}
+
 // filterOf asks for the steps and allows everything else.
 func filterOf() []unix.SockFilter {
 	load := func(offset uint32) unix.SockFilter {

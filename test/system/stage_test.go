@@ -34,6 +34,10 @@ func TestMain(m *testing.M) {
 	if text, ok := os.LookupEnv(clientVariable); ok {
 		os.Exit(runClient(text))
 	}
+	if agent, ok := os.LookupEnv(oldKernelVariable); ok {
+		fmt.Fprintln(os.Stderr, becomeOld(agent))
+		os.Exit(1)
+	}
 	if agent, ok := os.LookupEnv(crashVariable); ok {
 		fmt.Fprintln(os.Stderr, becomeWatched(agent))
 		os.Exit(1)

@@ -230,4 +230,4 @@ func (c *Client) explain(resource string, err error) error {
 
 // RouteLogs sends what client-go logs into log. client-go's logger belongs to
 // the whole process: call this once, from main.
-func RouteLogs(log *slog.Logger) { klog.SetSlogLogger(log) }
+func RouteLogs(log *slog.Logger) { klog.SetSlogLogger(slog.New(hushed{log.Handler()})) }

@@ -487,3 +487,23 @@ func eventually(t *testing.T, what string, ok func() bool) {
 		}
 	}
 }
+
+// What is wrong is said once, however long it lasts, and when it is over.
+func TestASilentAPIServerIsExplained(t *testing.T) {
+	api := apiserver.New(t)
+	api.Put(service("a", "10.0.0.1"), node("n1", "192.0.2.1"))
+	api.SetRefuse(apierrors.NewUnauthorized("who are you"))
+	log := &lines{}
+	w := start(t, api, func(c *Config, _ *rest.Config) { c.Log = slog.New(slog.NewTextHandler(log, nil)) })
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { _ = w.src.Explain(ctx) })
+	defer func() { cancel(); running.Wait() }()
+	eventually(t, "explained", func() bool { return log.count("does not accept our credentials") == 1 })
+	time.Sleep(contactEvery + time.Second)
+	if n := log.count("level=ERROR"); n != 1 {
+		t.Errorf("said %d times", n)
+	}
+	api.SetRefuse(nil)
+	eventually(t, "over", func() bool { return log.count("is heard of again") == 1 })
+}
