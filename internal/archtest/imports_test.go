@@ -66,7 +66,7 @@ var libraries = map[string]floor{
 	"sigs.k8s.io/yaml":                     {[]string{"cli", "config", "contract", "source/manifest"}, "YAML is for people and files, at the edge"},
 	"go.yaml.in/yaml/":                     {[]string{"source/manifest"}, "YAML is for people and files, at the edge"},
 	"github.com/vishvananda/":              {[]string{"datapath", "lab", "source/link", "terminate"}, "devices and namespaces are made in the lab only, and watched by one source; tc filters are the datapath's, sockets are ended by one package"},
-	"golang.org/x/sys/unix":                {[]string{"agent", "datapath", "demo", "lab", "maps", "netfilter", "probe", "source/link", "survey", "terminate"}, "system calls are made at the edges"},
+	"golang.org/x/sys/unix":                {[]string{"agent", "datapath", "demo", "lab", "maps", "netfilter", "probe", "source/kube", "source/link", "survey", "terminate"}, "system calls are made at the edges"},
 	"github.com/google/nftables":           {[]string{"netfilter"}, "netfilter is read in one place"},
 	"golang.org/x/sync/":                   {[]string{"agent"}, "goroutines are started where all is wired"},
 	"github.com/fsnotify/fsnotify":         {[]string{"config", "source/manifest"}, "only files on disk are watched"},

@@ -44,11 +44,11 @@ func (o Objects) Facts(ctx context.Context, pins datapath.Pins, q explain.Query)
 }
 
 func (o Objects) fromServer(ctx context.Context, q explain.Query) (*explain.Facts, error) {
-	config, err := kube.Access{Kubeconfig: o.Kubeconfig, UserAgent: "beeline explain"}.Config()
+	found, err := kube.Access{Kubeconfig: o.Kubeconfig, UserAgent: "beeline explain"}.Config()
 	if err != nil {
 		return nil, err
 	}
-	client, err := kube.NewClient(config)
+	client, err := kube.NewClient(found.Config)
 	if err != nil {
 		return nil, err
 	}
