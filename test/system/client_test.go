@@ -35,8 +35,8 @@ type job struct {
 	Kind, Addr string
 }
 
-// outcome is what became of it.
-type outcome struct {
+// account is what became of it.
+type account struct {
 	Done, Failed int
 	First        string // what was wrong first
 }
@@ -68,8 +68,8 @@ func startClient(t *testing.T, ns *lab.Namespace, cg *lab.Cgroup, j job) *client
 	return c
 }
 
-// finish ends the client and returns its outcome.
-func (c *client) finish() (o outcome) {
+// finish ends the client and returns its account.
+func (c *client) finish() (o account) {
 	c.t.Helper()
 	check(c.t, c.stdin.Close())
 	check(c.t, c.out.Decode(&o))
@@ -92,7 +92,7 @@ func runClient(text string) int {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		close(stop)
 	}()
-	o := map[string]func(string, <-chan struct{}) outcome{
+	o := map[string]func(string, <-chan struct{}) account{
 		"connect": connectAgain, "stream": stream, "datagrams": datagrams,
 	}[j.Kind](j.Addr, stop)
 	if err := json.NewEncoder(os.Stdout).Encode(o); err != nil {
@@ -106,7 +106,7 @@ func runClient(text string) int {
 // is lost for good.
 const clientPatience = 10 * time.Second
 
-func connectAgain(addr string, stop <-chan struct{}) (o outcome) {
+func connectAgain(addr string, stop <-chan struct{}) (o account) {
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -119,7 +119,7 @@ func connectAgain(addr string, stop <-chan struct{}) (o outcome) {
 	}
 }
 
-func (o *outcome) note(err error) {
+func (o *account) note(err error) {
 	o.Done++
 	if err == nil {
 		return
@@ -140,7 +140,7 @@ func once(addr string) error {
 	return err
 }
 
-func stream(addr string, stop <-chan struct{}) (o outcome) {
+func stream(addr string, stop <-chan struct{}) (o account) {
 	c, err := net.DialTimeout("tcp", addr, clientPatience)
 	if err != nil {
 		o.note(err)
@@ -178,7 +178,7 @@ func back(c net.Conn, n uint64) error {
 }
 
 // datagrams sends one a millisecond; those that do not come back have failed.
-func datagrams(addr string, stop <-chan struct{}) (o outcome) {
+func datagrams(addr string, stop <-chan struct{}) (o account) {
 	c, err := net.Dial("udp", addr)
 	if err != nil {
 		o.note(err)
