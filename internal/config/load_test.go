@@ -136,8 +136,6 @@ func TestLoad(t *testing.T) {
 				c.Claims.ExternalIPs = false
 				c.NodePorts = NodePorts{Addresses: []NodePortAddress{{Prefix: netip.MustParsePrefix("192.0.2.0/24")}, {Keyword: Localhost}}}
 				c.OOMScoreAdj, c.Masquerade.All = 0, true
-				c.Sync = Sync{5 * time.Second, 2 * time.Second}
-				c.OOMScoreAdj, c.Masquerade = 0, Masquerade{All: true}
 				c.Sync = Sync{5 * time.Second, 2 * time.Second, 30 * time.Second}
 				c.Conntrack = Conntrack{TCPCloseWait: time.Second, TCPLiberal: true, UDPUnreplied: 2 * time.Second, UDPStream: 3 * time.Second}
 				c.Logging = Logging{2, "json"}
@@ -148,8 +146,7 @@ func TestLoad(t *testing.T) {
 				"iptables: {masqueradeBit: 4, localhostNodePorts: true, syncPeriod: 1s}")},
 			want: func(c *Config) {
 				c.NodePorts = NodePorts{Addresses: primary}
-				c.Masquerade.All, c.Sync = true, Sync{7 * time.Second, time.Second}
-				c.Masquerade, c.Sync = Masquerade{true, 3}, Sync{7 * time.Second, time.Second, 30 * time.Second}
+				c.Masquerade.All, c.Sync = true, Sync{7 * time.Second, time.Second, 30 * time.Second}
 			},
 		},
 		"mode nftables with addresses": {
@@ -160,8 +157,6 @@ func TestLoad(t *testing.T) {
 			files: []string{kubeProxyFile("mode: ipvs", "ipvs: {syncPeriod: 8s, minSyncPeriod: 4s, scheduler: lc, strictARP: true}", "iptables: {masqueradeBit: 5, syncPeriod: 1s}")},
 			want: func(c *Config) {
 				c.NodePorts.Localhost = false
-				c.Sync = Sync{8 * time.Second, 4 * time.Second}
-				c.NodePorts.Localhost, c.Masquerade.Bit = false, 5
 				c.Sync = Sync{8 * time.Second, 4 * time.Second, 30 * time.Second}
 			},
 		},
@@ -176,8 +171,7 @@ func TestLoad(t *testing.T) {
 			args: []string{"--proxy-mode=ipvs", "--ipvs-sync-period=9s", "--ipvs-min-sync-period=1s", "--iptables-sync-period=3s",
 				"--iptables-masquerade-bit=1", "--iptables-localhost-nodeports", "--feature-gates=AllowServiceExternalIPs=false,Foo=true", "--ipvs-scheduler=rr"},
 			want: func(c *Config) {
-				c.Sync, c.Claims.ExternalIPs = Sync{9 * time.Second, time.Second}, false
-				c.Sync, c.Masquerade.Bit, c.Claims.ExternalIPs = Sync{9 * time.Second, time.Second, 30 * time.Second}, 1, false
+				c.Sync, c.Claims.ExternalIPs = Sync{9 * time.Second, time.Second, 30 * time.Second}, false
 			},
 		},
 		"an IPv6 node listens on IPv6": {
