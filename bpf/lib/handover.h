@@ -13,13 +13,19 @@
 #include "ip.h"
 #include "maps.h"
 
+/* Not inlined: the key would not fit into the stack of who calls. */
+static __noinline bool kept_flow_known(const struct flow_tuple *tuple)
+{
+	struct flow_tuple key = *tuple;
+
+	return bpf_map_lookup_elem(&kept_flows, &key);
+}
+
 /* Whether netfilter has the flow that a packet with this tuple belongs to, in
  * either direction. */
 static __always_inline bool kept_flow(const struct flow_tuple *tuple)
 {
-	struct flow_tuple key = *tuple;
-
-	return config_keep_flows && bpf_map_lookup_elem(&kept_flows, &key);
+	return config_keep_flows && kept_flow_known(tuple);
 }
 
 /* The same for what a socket sends to a Service. Its own address is not known
