@@ -27,7 +27,7 @@ __noinline int begin(ctx_t *ctx, const struct packet *pkt, __u32 hook)
 	switch (balance(ctx, pkt, &out)) {
 	case OUTCOME_TRANSLATE:
 		if (pkt->fragment == FRAGMENT_FIRST)
-			fragment_remember(pkt);
+			fragment_remember(pkt, FRAGMENT_OURS);
 		return forward(ctx, pkt, &out.to,
 			       FORWARD_AT(hook, FLOW_REQUEST), out.flags);
 	case OUTCOME_REJECT:
@@ -35,6 +35,8 @@ __noinline int begin(ctx_t *ctx, const struct packet *pkt, __u32 hook)
 	case OUTCOME_DROP:
 		return TC_ACT_SHOT;
 	default:
+		if (pkt->fragment == FRAGMENT_FIRST && hook == HOOK_INGRESS)
+			fragment_remember(pkt, FRAGMENT_OTHERS);
 		return pass();
 	}
 }
@@ -76,7 +78,7 @@ static __always_inline int established(ctx_t *ctx, const struct packet *pkt,
 		return begin(ctx, pkt, hook);
 	flow_track(flow, place->direction, pkt->signal, now);
 	if (pkt->fragment == FRAGMENT_FIRST)
-		fragment_remember(pkt);
+		fragment_remember(pkt, FRAGMENT_OURS);
 	return forward(ctx, pkt, &to, FORWARD_AT(hook, place->direction),
 		       flags);
 }
@@ -88,6 +90,7 @@ static __always_inline int handle(ctx_t *ctx, enum hook hook)
 	struct packet pkt = {};
 	struct flow_place place;
 	enum parsed parsed;
+	__u32 known;
 
 	/* A bridge's frames for others pass by here, too. */
 	if (hook == HOOK_INGRESS && !config_no_link_header &&
@@ -105,8 +108,11 @@ static __always_inline int handle(ctx_t *ctx, enum hook hook)
 			return icmp_error(ctx, &pkt, hook);
 		return icmp_is_echo(&pkt) ? icmp_echo(ctx, &pkt, hook) : pass();
 	case PARSED_FRAGMENT:
-		if (!fragment_recall(&pkt))
-			return fragment_unknown(&pkt, hook);
+		known = fragment_recall(&pkt);
+		if (known == FRAGMENT_AWAITED)
+			return fragment_early(ctx, &pkt, hook);
+		if (known == FRAGMENT_OTHERS)
+			return pass();
 		break;
 	default:
 		break;

@@ -368,11 +368,17 @@ struct fragment_key {
 };
 _Static_assert(sizeof(struct fragment_key) == 40, "fragment_key");
 
+enum fragment_state {
+	FRAGMENT_OURS = 0,    /* the first has come; these are its ports */
+	FRAGMENT_OTHERS = 1,  /* the first has come, and is none of ours */
+	FRAGMENT_AWAITED = 2, /* a later one came first, at seen_ns */
+};
+
 struct fragment {
-	__u64 seen_ns; /* CLOCK_MONOTONIC, coarse */
+	__u64 seen_ns; /* CLOCK_MONOTONIC */
 	__be16 sport;
 	__be16 dport;
-	__u32 pad;
+	__u32 state; /* enum fragment_state */
 };
 _Static_assert(sizeof(struct fragment) == 16, "fragment");
 

@@ -10,6 +10,7 @@
 #include "csum.h"
 #include "drop.h"
 #include "packet_maps.h"
+#include "rate.h"
 #include "rewrite.h"
 
 enum icmp_answer {
@@ -57,24 +58,9 @@ static __always_inline bool icmp_token(void)
 {
 	__u32 zero = 0;
 	struct rate_bucket *b = bpf_map_lookup_elem(&icmp_tokens, &zero);
-	__u64 now = bpf_ktime_get_coarse_ns(), fresh;
 
-	if (!b)
-		return false;
-	fresh = now - b->filled_ns;
-	if (fresh > NSEC_PER_SEC)
-		fresh = NSEC_PER_SEC;
-	fresh = fresh * config_icmp_rate / NSEC_PER_SEC;
-	if (fresh) {
-		b->tokens = fresh + b->tokens > config_icmp_burst ?
-				    config_icmp_burst :
-				    fresh + b->tokens;
-		b->filled_ns = now;
-	}
-	if (!b->tokens)
-		return false;
-	b->tokens--;
-	return true;
+	return b && rate_take(b, bpf_ktime_get_coarse_ns(), config_icmp_rate,
+			      config_icmp_burst);
 }
 
 static __always_inline struct icmp_header icmp4_header(enum icmp_answer what,

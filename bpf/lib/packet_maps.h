@@ -93,4 +93,11 @@ struct {
 	__type(value, struct rate_bucket);
 } icmp_tokens SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct rate_bucket);
+} fragment_tokens SEC(".maps");
+
 #endif

@@ -226,15 +226,16 @@ const (
 	MapKeptFlows  = kernelMapKeptFlows
 
 	// Of the packet path.
-	MapLocalAddrs    = kernelMapLocalAddrs
-	MapPodRanges     = kernelMapPodRanges
-	MapSourceRanges  = kernelMapSourceRanges
-	MapEgressAddrs   = kernelMapEgressAddrs
-	MapReservedPorts = kernelMapReservedPorts
-	MapFlows         = kernelMapFlows
-	MapFlowIndex     = kernelMapFlowIndex
-	MapFragments     = kernelMapFragments
-	MapICMPTokens    = kernelMapIcmpTokens
+	MapLocalAddrs     = kernelMapLocalAddrs
+	MapPodRanges      = kernelMapPodRanges
+	MapSourceRanges   = kernelMapSourceRanges
+	MapEgressAddrs    = kernelMapEgressAddrs
+	MapReservedPorts  = kernelMapReservedPorts
+	MapFlows          = kernelMapFlows
+	MapFlowIndex      = kernelMapFlowIndex
+	MapFragments      = kernelMapFragments
+	MapICMPTokens     = kernelMapIcmpTokens
+	MapFragmentTokens = kernelMapFragmentTokens
 )
 
 // Addr converts to the kernel's one width.

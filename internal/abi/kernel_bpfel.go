@@ -182,7 +182,7 @@ type kernelFragment struct {
 	SeenNs uint64
 	Sport  uint16
 	Dport  uint16
-	Pad    uint32
+	State  uint32
 }
 
 type kernelFragmentKey struct {
@@ -361,26 +361,27 @@ type kernelUdpFlows struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	kernelMapAffinities    = "affinities"
-	kernelMapBackends      = "backends"
-	kernelMapCounters      = "counters"
-	kernelMapEgressAddrs   = "egress_addrs"
-	kernelMapFlowIndex     = "flow_index"
-	kernelMapFlows         = "flows"
-	kernelMapFragments     = "fragments"
-	kernelMapFrontends     = "frontends"
-	kernelMapIcmpTokens    = "icmp_tokens"
-	kernelMapKeptFlows     = "kept_flows"
-	kernelMapLocalAddrs    = "local_addrs"
-	kernelMapPeers         = "peers"
-	kernelMapPodRanges     = "pod_ranges"
-	kernelMapReservedPorts = "reserved_ports"
-	kernelMapServices      = "services"
-	kernelMapSets          = "sets"
-	kernelMapSlots         = "slots"
-	kernelMapSourceRanges  = "source_ranges"
-	kernelMapUdpPeers      = "udp_peers"
-	kernelMapVipFilter     = "vip_filter"
+	kernelMapAffinities     = "affinities"
+	kernelMapBackends       = "backends"
+	kernelMapCounters       = "counters"
+	kernelMapEgressAddrs    = "egress_addrs"
+	kernelMapFlowIndex      = "flow_index"
+	kernelMapFlows          = "flows"
+	kernelMapFragmentTokens = "fragment_tokens"
+	kernelMapFragments      = "fragments"
+	kernelMapFrontends      = "frontends"
+	kernelMapIcmpTokens     = "icmp_tokens"
+	kernelMapKeptFlows      = "kept_flows"
+	kernelMapLocalAddrs     = "local_addrs"
+	kernelMapPeers          = "peers"
+	kernelMapPodRanges      = "pod_ranges"
+	kernelMapReservedPorts  = "reserved_ports"
+	kernelMapServices       = "services"
+	kernelMapSets           = "sets"
+	kernelMapSlots          = "slots"
+	kernelMapSourceRanges   = "source_ranges"
+	kernelMapUdpPeers       = "udp_peers"
+	kernelMapVipFilter      = "vip_filter"
 )
 
 // loadKernel returns the embedded CollectionSpec for kernel.
@@ -431,26 +432,27 @@ type kernelProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelMapSpecs struct {
-	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
-	Backends      *ebpf.MapSpec `ebpf:"backends"`
-	Counters      *ebpf.MapSpec `ebpf:"counters"`
-	EgressAddrs   *ebpf.MapSpec `ebpf:"egress_addrs"`
-	FlowIndex     *ebpf.MapSpec `ebpf:"flow_index"`
-	Flows         *ebpf.MapSpec `ebpf:"flows"`
-	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
-	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
-	IcmpTokens    *ebpf.MapSpec `ebpf:"icmp_tokens"`
-	KeptFlows     *ebpf.MapSpec `ebpf:"kept_flows"`
-	LocalAddrs    *ebpf.MapSpec `ebpf:"local_addrs"`
-	Peers         *ebpf.MapSpec `ebpf:"peers"`
-	PodRanges     *ebpf.MapSpec `ebpf:"pod_ranges"`
-	ReservedPorts *ebpf.MapSpec `ebpf:"reserved_ports"`
-	Services      *ebpf.MapSpec `ebpf:"services"`
-	Sets          *ebpf.MapSpec `ebpf:"sets"`
-	Slots         *ebpf.MapSpec `ebpf:"slots"`
-	SourceRanges  *ebpf.MapSpec `ebpf:"source_ranges"`
-	UdpPeers      *ebpf.MapSpec `ebpf:"udp_peers"`
-	VipFilter     *ebpf.MapSpec `ebpf:"vip_filter"`
+	Affinities     *ebpf.MapSpec `ebpf:"affinities"`
+	Backends       *ebpf.MapSpec `ebpf:"backends"`
+	Counters       *ebpf.MapSpec `ebpf:"counters"`
+	EgressAddrs    *ebpf.MapSpec `ebpf:"egress_addrs"`
+	FlowIndex      *ebpf.MapSpec `ebpf:"flow_index"`
+	Flows          *ebpf.MapSpec `ebpf:"flows"`
+	FragmentTokens *ebpf.MapSpec `ebpf:"fragment_tokens"`
+	Fragments      *ebpf.MapSpec `ebpf:"fragments"`
+	Frontends      *ebpf.MapSpec `ebpf:"frontends"`
+	IcmpTokens     *ebpf.MapSpec `ebpf:"icmp_tokens"`
+	KeptFlows      *ebpf.MapSpec `ebpf:"kept_flows"`
+	LocalAddrs     *ebpf.MapSpec `ebpf:"local_addrs"`
+	Peers          *ebpf.MapSpec `ebpf:"peers"`
+	PodRanges      *ebpf.MapSpec `ebpf:"pod_ranges"`
+	ReservedPorts  *ebpf.MapSpec `ebpf:"reserved_ports"`
+	Services       *ebpf.MapSpec `ebpf:"services"`
+	Sets           *ebpf.MapSpec `ebpf:"sets"`
+	Slots          *ebpf.MapSpec `ebpf:"slots"`
+	SourceRanges   *ebpf.MapSpec `ebpf:"source_ranges"`
+	UdpPeers       *ebpf.MapSpec `ebpf:"udp_peers"`
+	VipFilter      *ebpf.MapSpec `ebpf:"vip_filter"`
 }
 
 // kernelVariableSpecs contains global variables before they are loaded into the kernel.
@@ -479,26 +481,27 @@ func (o *kernelObjects) Close() error {
 //
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelMaps struct {
-	Affinities    *ebpf.Map `ebpf:"affinities"`
-	Backends      *ebpf.Map `ebpf:"backends"`
-	Counters      *ebpf.Map `ebpf:"counters"`
-	EgressAddrs   *ebpf.Map `ebpf:"egress_addrs"`
-	FlowIndex     *ebpf.Map `ebpf:"flow_index"`
-	Flows         *ebpf.Map `ebpf:"flows"`
-	Fragments     *ebpf.Map `ebpf:"fragments"`
-	Frontends     *ebpf.Map `ebpf:"frontends"`
-	IcmpTokens    *ebpf.Map `ebpf:"icmp_tokens"`
-	KeptFlows     *ebpf.Map `ebpf:"kept_flows"`
-	LocalAddrs    *ebpf.Map `ebpf:"local_addrs"`
-	Peers         *ebpf.Map `ebpf:"peers"`
-	PodRanges     *ebpf.Map `ebpf:"pod_ranges"`
-	ReservedPorts *ebpf.Map `ebpf:"reserved_ports"`
-	Services      *ebpf.Map `ebpf:"services"`
-	Sets          *ebpf.Map `ebpf:"sets"`
-	Slots         *ebpf.Map `ebpf:"slots"`
-	SourceRanges  *ebpf.Map `ebpf:"source_ranges"`
-	UdpPeers      *ebpf.Map `ebpf:"udp_peers"`
-	VipFilter     *ebpf.Map `ebpf:"vip_filter"`
+	Affinities     *ebpf.Map `ebpf:"affinities"`
+	Backends       *ebpf.Map `ebpf:"backends"`
+	Counters       *ebpf.Map `ebpf:"counters"`
+	EgressAddrs    *ebpf.Map `ebpf:"egress_addrs"`
+	FlowIndex      *ebpf.Map `ebpf:"flow_index"`
+	Flows          *ebpf.Map `ebpf:"flows"`
+	FragmentTokens *ebpf.Map `ebpf:"fragment_tokens"`
+	Fragments      *ebpf.Map `ebpf:"fragments"`
+	Frontends      *ebpf.Map `ebpf:"frontends"`
+	IcmpTokens     *ebpf.Map `ebpf:"icmp_tokens"`
+	KeptFlows      *ebpf.Map `ebpf:"kept_flows"`
+	LocalAddrs     *ebpf.Map `ebpf:"local_addrs"`
+	Peers          *ebpf.Map `ebpf:"peers"`
+	PodRanges      *ebpf.Map `ebpf:"pod_ranges"`
+	ReservedPorts  *ebpf.Map `ebpf:"reserved_ports"`
+	Services       *ebpf.Map `ebpf:"services"`
+	Sets           *ebpf.Map `ebpf:"sets"`
+	Slots          *ebpf.Map `ebpf:"slots"`
+	SourceRanges   *ebpf.Map `ebpf:"source_ranges"`
+	UdpPeers       *ebpf.Map `ebpf:"udp_peers"`
+	VipFilter      *ebpf.Map `ebpf:"vip_filter"`
 }
 
 func (m *kernelMaps) Close() error {
@@ -509,6 +512,7 @@ func (m *kernelMaps) Close() error {
 		m.EgressAddrs,
 		m.FlowIndex,
 		m.Flows,
+		m.FragmentTokens,
 		m.Fragments,
 		m.Frontends,
 		m.IcmpTokens,

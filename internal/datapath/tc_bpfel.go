@@ -22,6 +22,7 @@ const (
 	tcMapEgressAddrs                = "egress_addrs"
 	tcMapFlowIndex                  = "flow_index"
 	tcMapFlows                      = "flows"
+	tcMapFragmentTokens             = "fragment_tokens"
 	tcMapFragments                  = "fragments"
 	tcMapFrontends                  = "frontends"
 	tcMapIcmpQuote                  = "icmp_quote"
@@ -121,28 +122,29 @@ type tcProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tcMapSpecs struct {
-	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
-	Backends      *ebpf.MapSpec `ebpf:"backends"`
-	Counters      *ebpf.MapSpec `ebpf:"counters"`
-	EgressAddrs   *ebpf.MapSpec `ebpf:"egress_addrs"`
-	FlowIndex     *ebpf.MapSpec `ebpf:"flow_index"`
-	Flows         *ebpf.MapSpec `ebpf:"flows"`
-	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
-	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
-	IcmpQuote     *ebpf.MapSpec `ebpf:"icmp_quote"`
-	IcmpTokens    *ebpf.MapSpec `ebpf:"icmp_tokens"`
-	IcmpWork      *ebpf.MapSpec `ebpf:"icmp_work"`
-	KeptFlows     *ebpf.MapSpec `ebpf:"kept_flows"`
-	LocalAddrs    *ebpf.MapSpec `ebpf:"local_addrs"`
-	Peers         *ebpf.MapSpec `ebpf:"peers"`
-	PodRanges     *ebpf.MapSpec `ebpf:"pod_ranges"`
-	ReservedPorts *ebpf.MapSpec `ebpf:"reserved_ports"`
-	Services      *ebpf.MapSpec `ebpf:"services"`
-	Sets          *ebpf.MapSpec `ebpf:"sets"`
-	Slots         *ebpf.MapSpec `ebpf:"slots"`
-	SourceRanges  *ebpf.MapSpec `ebpf:"source_ranges"`
-	UdpPeers      *ebpf.MapSpec `ebpf:"udp_peers"`
-	VipFilter     *ebpf.MapSpec `ebpf:"vip_filter"`
+	Affinities     *ebpf.MapSpec `ebpf:"affinities"`
+	Backends       *ebpf.MapSpec `ebpf:"backends"`
+	Counters       *ebpf.MapSpec `ebpf:"counters"`
+	EgressAddrs    *ebpf.MapSpec `ebpf:"egress_addrs"`
+	FlowIndex      *ebpf.MapSpec `ebpf:"flow_index"`
+	Flows          *ebpf.MapSpec `ebpf:"flows"`
+	FragmentTokens *ebpf.MapSpec `ebpf:"fragment_tokens"`
+	Fragments      *ebpf.MapSpec `ebpf:"fragments"`
+	Frontends      *ebpf.MapSpec `ebpf:"frontends"`
+	IcmpQuote      *ebpf.MapSpec `ebpf:"icmp_quote"`
+	IcmpTokens     *ebpf.MapSpec `ebpf:"icmp_tokens"`
+	IcmpWork       *ebpf.MapSpec `ebpf:"icmp_work"`
+	KeptFlows      *ebpf.MapSpec `ebpf:"kept_flows"`
+	LocalAddrs     *ebpf.MapSpec `ebpf:"local_addrs"`
+	Peers          *ebpf.MapSpec `ebpf:"peers"`
+	PodRanges      *ebpf.MapSpec `ebpf:"pod_ranges"`
+	ReservedPorts  *ebpf.MapSpec `ebpf:"reserved_ports"`
+	Services       *ebpf.MapSpec `ebpf:"services"`
+	Sets           *ebpf.MapSpec `ebpf:"sets"`
+	Slots          *ebpf.MapSpec `ebpf:"slots"`
+	SourceRanges   *ebpf.MapSpec `ebpf:"source_ranges"`
+	UdpPeers       *ebpf.MapSpec `ebpf:"udp_peers"`
+	VipFilter      *ebpf.MapSpec `ebpf:"vip_filter"`
 }
 
 // tcVariableSpecs contains global variables before they are loaded into the kernel.
@@ -200,28 +202,29 @@ func (o *tcObjects) Close() error {
 //
 // It can be passed to loadTcObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tcMaps struct {
-	Affinities    *ebpf.Map `ebpf:"affinities"`
-	Backends      *ebpf.Map `ebpf:"backends"`
-	Counters      *ebpf.Map `ebpf:"counters"`
-	EgressAddrs   *ebpf.Map `ebpf:"egress_addrs"`
-	FlowIndex     *ebpf.Map `ebpf:"flow_index"`
-	Flows         *ebpf.Map `ebpf:"flows"`
-	Fragments     *ebpf.Map `ebpf:"fragments"`
-	Frontends     *ebpf.Map `ebpf:"frontends"`
-	IcmpQuote     *ebpf.Map `ebpf:"icmp_quote"`
-	IcmpTokens    *ebpf.Map `ebpf:"icmp_tokens"`
-	IcmpWork      *ebpf.Map `ebpf:"icmp_work"`
-	KeptFlows     *ebpf.Map `ebpf:"kept_flows"`
-	LocalAddrs    *ebpf.Map `ebpf:"local_addrs"`
-	Peers         *ebpf.Map `ebpf:"peers"`
-	PodRanges     *ebpf.Map `ebpf:"pod_ranges"`
-	ReservedPorts *ebpf.Map `ebpf:"reserved_ports"`
-	Services      *ebpf.Map `ebpf:"services"`
-	Sets          *ebpf.Map `ebpf:"sets"`
-	Slots         *ebpf.Map `ebpf:"slots"`
-	SourceRanges  *ebpf.Map `ebpf:"source_ranges"`
-	UdpPeers      *ebpf.Map `ebpf:"udp_peers"`
-	VipFilter     *ebpf.Map `ebpf:"vip_filter"`
+	Affinities     *ebpf.Map `ebpf:"affinities"`
+	Backends       *ebpf.Map `ebpf:"backends"`
+	Counters       *ebpf.Map `ebpf:"counters"`
+	EgressAddrs    *ebpf.Map `ebpf:"egress_addrs"`
+	FlowIndex      *ebpf.Map `ebpf:"flow_index"`
+	Flows          *ebpf.Map `ebpf:"flows"`
+	FragmentTokens *ebpf.Map `ebpf:"fragment_tokens"`
+	Fragments      *ebpf.Map `ebpf:"fragments"`
+	Frontends      *ebpf.Map `ebpf:"frontends"`
+	IcmpQuote      *ebpf.Map `ebpf:"icmp_quote"`
+	IcmpTokens     *ebpf.Map `ebpf:"icmp_tokens"`
+	IcmpWork       *ebpf.Map `ebpf:"icmp_work"`
+	KeptFlows      *ebpf.Map `ebpf:"kept_flows"`
+	LocalAddrs     *ebpf.Map `ebpf:"local_addrs"`
+	Peers          *ebpf.Map `ebpf:"peers"`
+	PodRanges      *ebpf.Map `ebpf:"pod_ranges"`
+	ReservedPorts  *ebpf.Map `ebpf:"reserved_ports"`
+	Services       *ebpf.Map `ebpf:"services"`
+	Sets           *ebpf.Map `ebpf:"sets"`
+	Slots          *ebpf.Map `ebpf:"slots"`
+	SourceRanges   *ebpf.Map `ebpf:"source_ranges"`
+	UdpPeers       *ebpf.Map `ebpf:"udp_peers"`
+	VipFilter      *ebpf.Map `ebpf:"vip_filter"`
 }
 
 func (m *tcMaps) Close() error {
@@ -232,6 +235,7 @@ func (m *tcMaps) Close() error {
 		m.EgressAddrs,
 		m.FlowIndex,
 		m.Flows,
+		m.FragmentTokens,
 		m.Fragments,
 		m.Frontends,
 		m.IcmpQuote,

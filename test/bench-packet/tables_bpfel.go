@@ -22,6 +22,7 @@ const (
 	tablesMapEgressAddrs                = "egress_addrs"
 	tablesMapFlowIndex                  = "flow_index"
 	tablesMapFlows                      = "flows"
+	tablesMapFragmentTokens             = "fragment_tokens"
 	tablesMapFragments                  = "fragments"
 	tablesMapFrontends                  = "frontends"
 	tablesMapIcmpTokens                 = "icmp_tokens"
@@ -137,29 +138,30 @@ type tablesProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tablesMapSpecs struct {
-	Affinities    *ebpf.MapSpec `ebpf:"affinities"`
-	Backends      *ebpf.MapSpec `ebpf:"backends"`
-	Counters      *ebpf.MapSpec `ebpf:"counters"`
-	EgressAddrs   *ebpf.MapSpec `ebpf:"egress_addrs"`
-	FlowIndex     *ebpf.MapSpec `ebpf:"flow_index"`
-	Flows         *ebpf.MapSpec `ebpf:"flows"`
-	Fragments     *ebpf.MapSpec `ebpf:"fragments"`
-	Frontends     *ebpf.MapSpec `ebpf:"frontends"`
-	IcmpTokens    *ebpf.MapSpec `ebpf:"icmp_tokens"`
-	KeptFlows     *ebpf.MapSpec `ebpf:"kept_flows"`
-	LocalAddrs    *ebpf.MapSpec `ebpf:"local_addrs"`
-	Lru           *ebpf.MapSpec `ebpf:"lru"`
-	OnDemand      *ebpf.MapSpec `ebpf:"on_demand"`
-	Peers         *ebpf.MapSpec `ebpf:"peers"`
-	PodRanges     *ebpf.MapSpec `ebpf:"pod_ranges"`
-	Preallocated  *ebpf.MapSpec `ebpf:"preallocated"`
-	ReservedPorts *ebpf.MapSpec `ebpf:"reserved_ports"`
-	Services      *ebpf.MapSpec `ebpf:"services"`
-	Sets          *ebpf.MapSpec `ebpf:"sets"`
-	Slots         *ebpf.MapSpec `ebpf:"slots"`
-	SourceRanges  *ebpf.MapSpec `ebpf:"source_ranges"`
-	UdpPeers      *ebpf.MapSpec `ebpf:"udp_peers"`
-	VipFilter     *ebpf.MapSpec `ebpf:"vip_filter"`
+	Affinities     *ebpf.MapSpec `ebpf:"affinities"`
+	Backends       *ebpf.MapSpec `ebpf:"backends"`
+	Counters       *ebpf.MapSpec `ebpf:"counters"`
+	EgressAddrs    *ebpf.MapSpec `ebpf:"egress_addrs"`
+	FlowIndex      *ebpf.MapSpec `ebpf:"flow_index"`
+	Flows          *ebpf.MapSpec `ebpf:"flows"`
+	FragmentTokens *ebpf.MapSpec `ebpf:"fragment_tokens"`
+	Fragments      *ebpf.MapSpec `ebpf:"fragments"`
+	Frontends      *ebpf.MapSpec `ebpf:"frontends"`
+	IcmpTokens     *ebpf.MapSpec `ebpf:"icmp_tokens"`
+	KeptFlows      *ebpf.MapSpec `ebpf:"kept_flows"`
+	LocalAddrs     *ebpf.MapSpec `ebpf:"local_addrs"`
+	Lru            *ebpf.MapSpec `ebpf:"lru"`
+	OnDemand       *ebpf.MapSpec `ebpf:"on_demand"`
+	Peers          *ebpf.MapSpec `ebpf:"peers"`
+	PodRanges      *ebpf.MapSpec `ebpf:"pod_ranges"`
+	Preallocated   *ebpf.MapSpec `ebpf:"preallocated"`
+	ReservedPorts  *ebpf.MapSpec `ebpf:"reserved_ports"`
+	Services       *ebpf.MapSpec `ebpf:"services"`
+	Sets           *ebpf.MapSpec `ebpf:"sets"`
+	Slots          *ebpf.MapSpec `ebpf:"slots"`
+	SourceRanges   *ebpf.MapSpec `ebpf:"source_ranges"`
+	UdpPeers       *ebpf.MapSpec `ebpf:"udp_peers"`
+	VipFilter      *ebpf.MapSpec `ebpf:"vip_filter"`
 }
 
 // tablesVariableSpecs contains global variables before they are loaded into the kernel.
@@ -218,29 +220,30 @@ func (o *tablesObjects) Close() error {
 //
 // It can be passed to loadTablesObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tablesMaps struct {
-	Affinities    *ebpf.Map `ebpf:"affinities"`
-	Backends      *ebpf.Map `ebpf:"backends"`
-	Counters      *ebpf.Map `ebpf:"counters"`
-	EgressAddrs   *ebpf.Map `ebpf:"egress_addrs"`
-	FlowIndex     *ebpf.Map `ebpf:"flow_index"`
-	Flows         *ebpf.Map `ebpf:"flows"`
-	Fragments     *ebpf.Map `ebpf:"fragments"`
-	Frontends     *ebpf.Map `ebpf:"frontends"`
-	IcmpTokens    *ebpf.Map `ebpf:"icmp_tokens"`
-	KeptFlows     *ebpf.Map `ebpf:"kept_flows"`
-	LocalAddrs    *ebpf.Map `ebpf:"local_addrs"`
-	Lru           *ebpf.Map `ebpf:"lru"`
-	OnDemand      *ebpf.Map `ebpf:"on_demand"`
-	Peers         *ebpf.Map `ebpf:"peers"`
-	PodRanges     *ebpf.Map `ebpf:"pod_ranges"`
-	Preallocated  *ebpf.Map `ebpf:"preallocated"`
-	ReservedPorts *ebpf.Map `ebpf:"reserved_ports"`
-	Services      *ebpf.Map `ebpf:"services"`
-	Sets          *ebpf.Map `ebpf:"sets"`
-	Slots         *ebpf.Map `ebpf:"slots"`
-	SourceRanges  *ebpf.Map `ebpf:"source_ranges"`
-	UdpPeers      *ebpf.Map `ebpf:"udp_peers"`
-	VipFilter     *ebpf.Map `ebpf:"vip_filter"`
+	Affinities     *ebpf.Map `ebpf:"affinities"`
+	Backends       *ebpf.Map `ebpf:"backends"`
+	Counters       *ebpf.Map `ebpf:"counters"`
+	EgressAddrs    *ebpf.Map `ebpf:"egress_addrs"`
+	FlowIndex      *ebpf.Map `ebpf:"flow_index"`
+	Flows          *ebpf.Map `ebpf:"flows"`
+	FragmentTokens *ebpf.Map `ebpf:"fragment_tokens"`
+	Fragments      *ebpf.Map `ebpf:"fragments"`
+	Frontends      *ebpf.Map `ebpf:"frontends"`
+	IcmpTokens     *ebpf.Map `ebpf:"icmp_tokens"`
+	KeptFlows      *ebpf.Map `ebpf:"kept_flows"`
+	LocalAddrs     *ebpf.Map `ebpf:"local_addrs"`
+	Lru            *ebpf.Map `ebpf:"lru"`
+	OnDemand       *ebpf.Map `ebpf:"on_demand"`
+	Peers          *ebpf.Map `ebpf:"peers"`
+	PodRanges      *ebpf.Map `ebpf:"pod_ranges"`
+	Preallocated   *ebpf.Map `ebpf:"preallocated"`
+	ReservedPorts  *ebpf.Map `ebpf:"reserved_ports"`
+	Services       *ebpf.Map `ebpf:"services"`
+	Sets           *ebpf.Map `ebpf:"sets"`
+	Slots          *ebpf.Map `ebpf:"slots"`
+	SourceRanges   *ebpf.Map `ebpf:"source_ranges"`
+	UdpPeers       *ebpf.Map `ebpf:"udp_peers"`
+	VipFilter      *ebpf.Map `ebpf:"vip_filter"`
 }
 
 func (m *tablesMaps) Close() error {
@@ -251,6 +254,7 @@ func (m *tablesMaps) Close() error {
 		m.EgressAddrs,
 		m.FlowIndex,
 		m.Flows,
+		m.FragmentTokens,
 		m.Fragments,
 		m.Frontends,
 		m.IcmpTokens,
