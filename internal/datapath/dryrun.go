@@ -4,8 +4,10 @@ package datapath
 
 import (
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -232,7 +234,7 @@ func (dev DeviceProgram) Settings() (o PacketOptions, err error) {
 		getFlag(v.ConfigDetectLocal4, &o.DetectLocal4), getFlag(v.ConfigDetectLocal6, &o.DetectLocal6),
 		getFlag(v.ConfigMasqueradeAll, &o.MasqueradeAll), getFlag(v.ConfigMasqueradeLocal, &o.MasqueradeLocal),
 		getFlag(v.ConfigClusterIpOutside, &clusterIPOutside),
-		getFlag(v.ConfigLeaveUnknown, &o.LeaveUnknown),
+		getFlag(v.ConfigLeaveUnknown, &o.LeaveUnknown), getFlag(v.ConfigRefuseNew, &o.Handover.RefuseNew),
 	)
 	o.CloseClusterIPs = !clusterIPOutside
 	return o, err
@@ -336,4 +338,34 @@ func programTag(id ebpf.ProgramID) (string, error) {
 		return "", fmt.Errorf("program %d: %w", id, err)
 	}
 	return info.Tag, nil
+}
+
+// SocketSettings reads back what the socket programs were loaded with, by the
+// names in bpf/lib; numbers only.
+func SocketSettings(p Pins) (map[string]uint64, error) {
+	spec, err := loadSock()
+	if err != nil {
+		return nil, fmt.Errorf("read programs: %w", err)
+	}
+	info, err := pinnedLinkInfo(filepath.Join(p.links(), "beeline_connect4"))
+	if err != nil {
+		return nil, err
+	}
+	live, err := settingsOf(info.Program)
+	if err != nil {
+		return nil, err
+	}
+	if rodata := spec.Maps[rodataMap]; rodata == nil || len(live) != int(rodata.ValueSize) {
+		return nil, fmt.Errorf("the settings of program %d have another layout: it is another version's", info.Program)
+	}
+	values := map[string]uint64{}
+	for name, v := range spec.Variables {
+		const widest = 8
+		if size := v.Size(); v.SectionName == rodataMap && size <= widest {
+			var b [widest]byte
+			copy(b[:], live[v.Offset:v.Offset+size])
+			values[name] = binary.LittleEndian.Uint64(b[:])
+		}
+	}
+	return values, nil
 }

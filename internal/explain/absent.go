@@ -105,7 +105,7 @@ func (e *explainer) nodePortAddress(f plan.Frontend) {
 		return
 	}
 	if off := e.Kernel.Packet.Off; off != "" {
-		e.find(NoPacketPath, "start the agent with --packet-path", "%d is a NodePort of %s, and NodePorts need the packet path: %s", f.Port, e.Service, off)
+		e.find(NoPacketPath, packetPathMend(off), "%d is a NodePort of %s, and NodePorts need the packet path: %s", f.Port, e.Service, off)
 		return
 	}
 	var served []string

@@ -27,9 +27,16 @@ func (e *explainer) compare(p *Path) {
 	if run.Scope != oracle.Unknown && run.Scope != said.Scope {
 		disagree("the program takes the client for %v, the oracle for %v", run.Scope, said.Scope)
 	}
-	known := func(b oracle.Backend) bool { return b.Addr == run.Backend }
-	if run.Backend.IsValid() && run.Verdict == oracle.Translate && !slices.ContainsFunc(said.Backends, known) {
+	if !run.Backend.IsValid() || run.Verdict != oracle.Translate {
+		return
+	}
+	i := slices.IndexFunc(said.Backends, func(b oracle.Backend) bool { return b.Addr == run.Backend })
+	if i < 0 {
 		disagree("the program chose %v, which the oracle does not find eligible", run.Backend)
+		return
+	}
+	if nat := run.Source.Addr() != e.Question.Client.Addr; nat != said.Backends[i].SourceNAT {
+		disagree("%v sees %v by the program; source NAT by the oracle: %v", run.Backend, run.Source.Addr(), said.Backends[i].SourceNAT)
 	}
 }
 
@@ -38,7 +45,7 @@ func (e *explainer) compare(p *Path) {
 func ownReason(counters []string) bool {
 	own := []string{
 		"flow_table_full", "flow_stray", "snat_no_port", "snat_no_address", "no_route", "too_big",
-		"ttl_expired", "rewrite_failed", "icmp_limited", "malformed",
+		"handed_back", "ttl_expired", "rewrite_failed", "icmp_limited", "malformed",
 	}
 	return slices.ContainsFunc(counters, func(c string) bool { return slices.Contains(own, c) })
 }

@@ -52,6 +52,9 @@ type Kernel struct {
 type Sockets struct {
 	// Broken says what is wrong with the hooks; empty if they are in place.
 	Broken string
+	// Unsure says what could not be told about the hooks and this client; may be
+	// empty.
+	Unsure string
 	// Pinned is the backend that session affinity holds for this client, not
 	// valid for none. PinUnknown: nobody could look.
 	Pinned     netip.AddrPort
@@ -65,7 +68,10 @@ type Packet struct {
 	Off string
 	// ClosedClusterIPs: clients outside may not use ClusterIPs.
 	ClosedClusterIPs bool
-	Pinned           netip.AddrPort
+	// MasqueradeLocal: backends of this node see the node, too, where an
+	// external policy says so; else they see the client (ADR 0015).
+	MasqueradeLocal bool
+	Pinned          netip.AddrPort
 	// Scope is where the device takes its clients to be; Unknown: their
 	// addresses tell.
 	Scope oracle.Scope
@@ -263,6 +269,7 @@ func (e *explainer) askPackets() *Path {
 		p.answer.Verdict, p.answer.Backends = oracle.Drop, nil
 		p.answer.Steps = append(p.answer.Steps, "ClusterIPs are closed to clients outside")
 	}
+	e.keepClient(&p.answer)
 	p.Steps = p.answer.Steps
 	if k.Run != nil {
 		p.AnsweredBy = "program " + k.Run.Program + " (tag " + k.Run.Tag + ") in a dry run on the live tables, as on " + k.Direction + " of " + k.Device + "; and the oracle"
@@ -271,6 +278,23 @@ func (e *explainer) askPackets() *Path {
 	}
 	p.Verdict = p.answer.Verdict.String()
 	return p
+}
+
+// keepClient shows backends of this node the client, where its packets come from
+// outside: the oracle's rules are kube-proxy's, and there Beeline differs.
+func (e *explainer) keepClient(a *oracle.Answer) {
+	if e.Kernel.Packet.MasqueradeLocal || a.Scope != oracle.External {
+		return
+	}
+	kept := false
+	for i := range a.Backends {
+		if b := &a.Backends[i]; b.SourceNAT && b.Local && b.Addr.Addr() != e.Question.Client.Addr {
+			b.SourceNAT, kept = false, true
+		}
+	}
+	if kept {
+		a.Steps = append(a.Steps, "no source NAT to backends of this node: their answers come by here anyway")
+	}
 }
 
 func (e *explainer) packet(pinned netip.AddrPort, scope oracle.Scope) oracle.Packet {
@@ -287,6 +311,9 @@ func (e *explainer) unknowns() {
 		e.Unknown = append(e.Unknown, "the objects: no agent answers, and neither --manifests nor --kubeconfig is given; what is not eligible is told from the kernel's tables alone")
 	} else if !e.Facts.PlanKnown {
 		e.Unknown = append(e.Unknown, "conflicts with other Services: "+e.Facts.From+" does not tell them")
+	}
+	if s := e.Kernel.Sockets; s.Unsure != "" && !e.Question.Client.ElsewhereSockets {
+		e.Unknown = append(e.Unknown, "the socket hooks: "+s.Unsure)
 	}
 	if e.Kernel.Packet.Off == "" && e.Kernel.Packet.Run == nil {
 		e.Unknown = append(e.Unknown, "the packet program's own answer: "+e.Kernel.Packet.NotRun)

@@ -142,7 +142,8 @@ func questions() []question {
 		},
 		{name: "NodePort on an address that does not serve it", yaml: service + slice + ready, from: outside, to: "tcp 172.19.0.2:30080", verdict: "pass", reason: explain.NodePortAddress, says: []string{"172.19.0.2 does not serve NodePorts", "these do: 172.18.0.2"}},
 		{name: "NodePort of another node", yaml: service + slice + ready, from: outside, to: "tcp 172.18.0.3:30080", verdict: "pass", reason: explain.NodePortAddress, says: []string{"no address of this node"}},
-		{name: "NodePort", yaml: service + slice + ready, from: outside, to: "tcp 172.18.0.2:30080", verdict: "translate", reason: explain.Translated, says: []string{"sees an address of this node"}},
+		{name: "NodePort", yaml: service + slice + far, from: outside, to: "tcp 172.18.0.2:30080", verdict: "translate", reason: explain.Translated, says: []string{"SourceNAT: the backend sees an address of this node"}},
+		{name: "NodePort, to a pod of this node", yaml: service + slice + ready, from: outside, to: "tcp 172.18.0.2:30080", verdict: "translate", reason: explain.Translated, says: []string{"no source NAT to backends of this node"}},
 		{
 			name: "hooks that are gone", yaml: service + slice + ready, from: pod, to: "tcp 10.96.0.10:80",
 			change: func(in *explain.Input) {

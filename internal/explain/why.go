@@ -63,14 +63,23 @@ func (e *explainer) unserved() bool {
 	case !e.Question.Client.ElsewhereSockets && sockets != "":
 		e.find(SocketsNotServed, "run `beeline status`, and start the agent", "the socket hooks do not serve the client: %s", sockets)
 	case e.Question.Client.ElsewhereSockets && packets != "":
-		e.find(NoPacketPath, "start the agent with --packet-path, or reach the Service from a process on this node",
+		e.find(NoPacketPath, packetPathMend(packets),
 			"clients whose sockets this kernel does not see need the packet path: %s", packets)
 	case packets != "" && e.Question.Protocol == model.SCTP:
-		e.find(NoPacketPath, "start the agent with --packet-path", "SCTP needs the packet path: %s", packets)
+		e.find(NoPacketPath, packetPathMend(packets), "SCTP needs the packet path: %s", packets)
 	default:
 		return false
 	}
 	return true
+}
+
+// packetPathMend is what to do about a packet path that is off, or not where the
+// packets are.
+func packetPathMend(off string) string {
+	if strings.Contains(off, "switched off") {
+		return "start the agent with --packet-path, or reach the Service from a process on this node"
+	}
+	return "name the client's device with --device, if it is another; `beeline check -o json` lists where the programs are"
 }
 
 // exists reports whether the tables have the target at all.
@@ -92,7 +101,7 @@ func (e *explainer) exists() bool {
 // passed: a frontend that no hook translates for this client.
 func (e *explainer) passed() {
 	if packets := e.Kernel.Packet.Off; packets != "" {
-		e.find(NoPacketPath, "start the agent with --packet-path", "the socket hooks leave this to the packet path, and %s", packets)
+		e.find(NoPacketPath, packetPathMend(packets), "the socket hooks leave this to the packet path, and %s", packets)
 		return
 	}
 	e.find(NotAService, "", "the programs leave the packet alone")
@@ -133,9 +142,10 @@ func (e *explainer) works() {
 		e.find(EstablishedFlow, "", "a flow from this address and port exists, and goes on to %v", run.Backend)
 	}
 	var pods []string
-	terminating := len(e.Answer.Backends) > 0
+	terminating, masked := len(e.Answer.Backends) > 0, false
 	for _, b := range e.Answer.Backends {
 		if b.Eligible {
+			masked = masked || b.SourceNAT
 			pods = append(pods, b.Address)
 			terminating = terminating && strings.HasPrefix(b.Why, "terminating")
 		}
@@ -149,7 +159,7 @@ func (e *explainer) works() {
 		case strings.HasPrefix(step, "session affinity: back to"):
 			e.find(AffinityPins, "", "session affinity pins the client to %v until it has been idle for %v",
 				e.decided.Backends[0].Addr, e.decided.Frontend.AffinityTimeout)
-		case strings.HasPrefix(step, "source NAT"):
+		case strings.HasPrefix(step, "source NAT") && masked:
 			e.find(SourceNAT, "", "the backend sees an address of this node: %s", strings.TrimPrefix(step, "source NAT: "))
 		}
 	}

@@ -36,11 +36,23 @@ const (
 // Opening is the first packet of a connection: a SYN, an INIT, or an empty
 // datagram. Source and destination are of one family.
 func Opening(link *Link, protocol model.Protocol, source, destination netip.AddrPort) ([]byte, error) {
+	const syn = 2
+	return build(link, protocol, syn, source, destination)
+}
+
+// Midway is a packet in the middle of a connection: for TCP an acknowledgement,
+// else the same as Opening.
+func Midway(link *Link, protocol model.Protocol, source, destination netip.AddrPort) ([]byte, error) {
+	const ack = 16
+	return build(link, protocol, ack, source, destination)
+}
+
+func build(link *Link, protocol model.Protocol, tcpFlags byte, source, destination netip.AddrPort) ([]byte, error) {
 	src, dst := source.Addr().Unmap(), destination.Addr().Unmap()
 	if src.Is4() != dst.Is4() {
 		return nil, fmt.Errorf("packet from %v to %v: of two address families", src, dst)
 	}
-	l4, err := transport(protocol, source.Port(), destination.Port())
+	l4, err := transport(protocol, tcpFlags, source.Port(), destination.Port())
 	if err != nil {
 		return nil, err
 	}
@@ -54,13 +66,13 @@ func Opening(link *Link, protocol model.Protocol, source, destination netip.Addr
 }
 
 // transport is the header without its checksum.
-func transport(protocol model.Protocol, from, to uint16) ([]byte, error) {
+func transport(protocol model.Protocol, tcpFlags byte, from, to uint16) ([]byte, error) {
 	ports := binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, from), to)
 	switch protocol {
 	case model.TCP:
-		const dataOffset, syn, window = 5 << 4, 2, 64
+		const dataOffset, window = 5 << 4, 64
 		b := append(ports, make([]byte, 16)...)
-		b[12], b[13], b[14] = dataOffset, syn, window
+		b[12], b[13], b[14] = dataOffset, tcpFlags, window
 		return b, nil
 	case model.UDP:
 		return append(ports, 0, 8, 0, 0), nil

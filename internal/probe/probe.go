@@ -114,7 +114,7 @@ func (k *Kernel) Ask(protocol model.Protocol, target netip.AddrPort, c *Client) 
 	if c.PacketsOnly {
 		c.ElsewhereSockets = true
 	}
-	out := explain.Kernel{Sockets: k.sockets()}
+	out := explain.Kernel{Sockets: k.sockets(cookie, here)}
 	packet, settings, dev := k.packetPath(target, c)
 	out.Packet = packet
 	var err error
@@ -147,18 +147,61 @@ func (k *Kernel) place(c *Client) (cookie uint64, here bool) {
 		c.Scope = oracle.Pod
 		return cookie, true
 	}
-	if c.Scope == oracle.Unknown {
+	switch {
+	case c.Scope != oracle.Unknown:
+	case k.podHere(c.Addr):
+		c.Scope = oracle.Pod
+	default:
 		c.ElsewhereSockets = true
 	}
 	return 0, false
 }
 
-func (k *Kernel) sockets() explain.Sockets {
-	_, err := datapath.Attachments(k.pins)
-	if err != nil {
-		return explain.Sockets{Broken: firstLine(err)}
+// podHere guesses whether an address is a pod's of this node where namespaces may
+// not be looked at, as in the agent's own container: no router is in between, and
+// it is in a range of pods, or, where those are not known, not on the way out.
+func (k *Kernel) podHere(addr netip.Addr) bool {
+	w, err := link.WayTo(addr)
+	if err != nil || w.Gateway {
+		return false
 	}
-	return explain.Sockets{}
+	ranges, err := k.live.PodRanges()
+	if err == nil && len(ranges) > 0 {
+		return slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(addr) })
+	}
+	// Of the ranges for documentation (RFC 5737, RFC 3849): nobody's.
+	out := netip.MustParseAddr("203.0.113.1")
+	if addr.Is6() {
+		out = netip.MustParseAddr("2001:db8::1")
+	}
+	def, err := link.WayTo(out)
+	return err == nil && def.Ifindex != w.Ifindex
+}
+
+// sockets tells whether the hooks serve a client, whose network namespace is
+// known if it was found here.
+func (k *Kernel) sockets(cookie uint64, here bool) (s explain.Sockets) {
+	if _, err := datapath.Attachments(k.pins); err != nil {
+		s.Broken = firstLine(err)
+		return s
+	}
+	settings, err := datapath.SocketSettings(k.pins)
+	if err != nil {
+		s.Unsure = err.Error()
+		return s
+	}
+	only := settings["config_only_netns"]
+	switch {
+	case settings["config_refuse_new"] != 0:
+		s.Broken = "the node is being handed back: new connections are left to the other proxy"
+	case only != 0 && here && cookie != only:
+		s.Broken = "only the host's own sockets are balanced here; this pod's packets are translated instead"
+	case only != 0 && !here:
+		s.Unsure = "only the host's own sockets are balanced here, and where the client's is was not found"
+	case settings["config_opt_out"] != 0:
+		s.Unsure = "whether the client's pod has its sockets left alone (opt-out)"
+	}
+	return s
 }
 
 func firstLine(err error) string {
@@ -197,7 +240,7 @@ func (k *Kernel) packetPath(target netip.AddrPort, c *Client) (p explain.Packet,
 	if o, err = dev.Settings(); err != nil {
 		p.NotRun = err.Error()
 	}
-	p.ClosedClusterIPs = o.CloseClusterIPs
+	p.ClosedClusterIPs, p.MasqueradeLocal = o.CloseClusterIPs, o.MasqueradeLocal
 	if o.PodDevice {
 		p.Scope = oracle.Pod
 	}
@@ -339,16 +382,40 @@ func (k *Kernel) dryRun(protocol model.Protocol, target netip.AddrPort, c *Clien
 		header = &frame.Link{Source: [6]byte{2}}
 		copy(header.Destination[:], i.HardwareAddr) // else the packet is not for this node
 	}
-	sent := frame.Packet{Source: netip.AddrPortFrom(c.Addr, port), Destination: target, Protocol: protocol}
-	packet, err := frame.Opening(header, protocol, sent.Source, sent.Destination)
-	if err != nil {
-		return nil, err
-	}
 	d, err := datapath.DryRunOf(k.maps, dev)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
+	sent := frame.Packet{Source: netip.AddrPortFrom(c.Addr, port), Destination: target, Protocol: protocol}
+	var r *explain.Run
+	if c.Port != 0 { // it may be a connection's that there is
+		if r, err = k.runOne(d, dev, header, frame.Midway, sent); err != nil {
+			return nil, err
+		}
+	}
+	if r == nil || !r.Established {
+		if r, err = k.runOne(d, dev, header, frame.Opening, sent); err != nil {
+			return nil, err
+		}
+	}
+	if r.Verdict == oracle.Pass && settings.Handover.RefuseNew {
+		r.Note = "the node is being handed back: new flows are left to the other proxy"
+		r.Reasons = append(r.Reasons, "handed_back")
+	}
+	r.Program, r.Tag = "beeline_"+dev.Direction, d.Tags[dev.Direction]
+	r.OtherThanLive = r.Tag != dev.Tag
+	return r, nil
+}
+
+// builder makes a packet.
+type builder func(*frame.Link, model.Protocol, netip.AddrPort, netip.AddrPort) ([]byte, error)
+
+func (k *Kernel) runOne(d *datapath.DryRun, dev datapath.DeviceProgram, header *frame.Link, build builder, sent frame.Packet) (*explain.Run, error) {
+	packet, err := build(header, sent.Protocol, sent.Source, sent.Destination)
+	if err != nil {
+		return nil, err
+	}
 	result, err := d.Run(dev.Direction, dev.Ifindex, packet)
 	if err != nil {
 		return nil, err
@@ -357,10 +424,7 @@ func (k *Kernel) dryRun(protocol model.Protocol, target netip.AddrPort, c *Clien
 	if err != nil {
 		return nil, fmt.Errorf("dry run: what the packet became: %w", err)
 	}
-	r := k.read(result, sent, got)
-	r.Program, r.Tag = "beeline_"+dev.Direction, d.Tags[dev.Direction]
-	r.OtherThanLive = r.Tag != dev.Tag
-	return r, nil
+	return k.read(result, sent, got), nil
 }
 
 // read turns what the program returned into what it means.

@@ -144,6 +144,28 @@ func TestExplainSaysWhatHappens(t *testing.T) {
 			t.Errorf("192.0.2.10:80 is said to be of %+v", all)
 		}
 	})
+	t.Run("a flow that exists", func(t *testing.T) {
+		at := fmt.Sprintf("%s:30915", n.V4) // of row nodeport
+		var source string
+		check(t, outside.NS.Do(func() error {
+			c, err := net.DialTimeout("tcp", at, 2*time.Second)
+			if err == nil {
+				source = c.LocalAddr().String()
+				t.Cleanup(func() { _ = c.Close() })
+			}
+			return err
+		}))
+		all, _ := n.explain("tcp", at, "--from", source, "--netns", "/none")
+		if a := all[0]; a.Reason != explain.EstablishedFlow || len(a.Disagreements) > 0 {
+			t.Errorf("from %s: %s, %+v", source, a.Reason, a.Findings)
+		}
+	})
+	t.Run("a pod whose namespace cannot be looked at", func(t *testing.T) {
+		all, status := n.explain("tcp", "10.96.7.0:80", "--from", s.client.V4.String(), "--netns", "/none")
+		if status != 0 || all[0].Paths[0].Name != "sockets" {
+			t.Errorf("status %d: %+v", status, all)
+		}
+	})
 	t.Run("by name", func(t *testing.T) {
 		all, status := n.explain("svc/works:http", "--from", "pod/default/local")
 		if status != 0 || len(all) != 1 || !all[0].Works() || all[0].Backends[0].Pod != "local" {

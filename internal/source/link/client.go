@@ -20,6 +20,8 @@ type Way struct {
 	Ifindex int
 	// Source is the node's address on that way; not valid if it has none.
 	Source netip.Addr
+	// Gateway: a router is in between.
+	Gateway bool
 }
 
 // WayTo asks the routes.
@@ -31,7 +33,7 @@ func WayTo(addr netip.Addr) (Way, error) {
 	if len(routes) == 0 {
 		return Way{}, fmt.Errorf("route to %v: none", addr)
 	}
-	w := Way{Ifindex: routes[0].LinkIndex}
+	w := Way{Ifindex: routes[0].LinkIndex, Gateway: routes[0].Gw != nil || routes[0].Via != nil}
 	if src, ok := netip.AddrFromSlice(routes[0].Src); ok {
 		w.Source = src.Unmap()
 	}
