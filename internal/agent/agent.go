@@ -73,6 +73,11 @@ func run(ctx context.Context, o Options) (err error) {
 	log.Info("programs attached", "cgroup", cfg.Kernel.CgroupRoot, "took", time.Since(started))
 
 	ends := newEndings(dp, tables, cfg, log)
+	drain, err := newDrains(dp, tables, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, drain.close()) }()
 	rec := reconcile.New(tables, reconcile.Options{Log: log, Freed: ends.removed})
 	defer rec.Close()
 	if err := rec.Restore(ctx); err != nil {
@@ -109,6 +114,7 @@ func run(ctx context.Context, o Options) (err error) {
 		selfTest:     probe,
 		packet:       packet,
 		endings:      ends,
+		drains:       drain,
 		settings:     changes,
 		asks:         asks,
 		inStep:       make(chan struct{}),
@@ -133,6 +139,7 @@ func run(ctx context.Context, o Options) (err error) {
 		ends.tell = func(r terminate.Result) { f.metrics.EndedSockets(r.Ended, r.Missed) }
 		g.Go(func() error { return ends.run(ctx, l.inStep) })
 	}
+	g.Go(func() error { return drain.run(ctx, l.inStep) })
 	g.Go(func() error { return probe.serve(ctx) })
 	g.Go(func() error { return f.run(ctx) })
 	g.Go(func() error { return f.check(ctx, l.inStep) })

@@ -38,6 +38,7 @@ type loop struct {
 	endings      *endings    // nil: switched off
 	report       *reporter
 	hold         *hold
+	drains       *drains
 	complete     bool // the sources have told everything once
 	pruned       bool // and what they did not name is gone
 	// inStep is closed once complete has been written.
@@ -220,6 +221,9 @@ func (l *loop) plan(delta snapshot.Delta) []plan.Service {
 	}
 	for _, name := range delta.Services {
 		service, endpoints := l.store.Service(name)
+		if err := l.drains.set(name, service); err != nil {
+			l.log.Warn("connections to endpoints that go may outlive their Service's time", "service", name, "err", err)
+		}
 		if name == kubernetesService {
 			endpoints = l.apiServers.endpoints(service, endpoints)
 		}

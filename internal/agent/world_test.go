@@ -46,7 +46,7 @@ func newWorld(t testing.TB, config plan.Config) *world {
 	log := slog.New(slog.DiscardHandler)
 	w := &world{
 		t: t, store: snapshot.New(time.Now), registry: prometheus.NewRegistry(),
-		tables: maps.NewMemory(maps.Sizes{Frontends: 512, Services: 256, Slots: 4096, Backends: 2048}),
+		tables: maps.NewMemory(maps.Sizes{Frontends: 512, Services: 256, Slots: 4096, Backends: 2048, Peers: 64}),
 	}
 	// No program runs on these tables, so none has to be waited for.
 	rec := reconcile.New(w.tables, reconcile.Options{Log: log, Now: time.Now, Wait: func(context.Context) error { return nil }})
@@ -54,9 +54,9 @@ func newWorld(t testing.TB, config plan.Config) *world {
 	w.loop = &loop{
 		log: log, store: w.store, planner: plan.New(config), config: config, reconcile: rec,
 		selfTest:   &selfTest{backend: netip.MustParseAddrPort("127.0.0.1:9")}, // nobody connects
-		apiServers: &apiServers{log: log},
-		hold:       newHold(0, rec, source{event: w.event}, log),
-		inStep:     make(chan struct{}), verified: &tablesCheck{}, verifyPeriod: time.Hour,
+		apiServers: &apiServers{log: log}, drains: &drains{log: log, tables: w.tables, now: time.Now},
+		hold:   newHold(0, rec, source{event: w.event}, log),
+		inStep: make(chan struct{}), verified: &tablesCheck{}, verifyPeriod: time.Hour,
 		report: &reporter{
 			log: log, started: time.Now(),
 			metrics:        metrics.New(w.registry, metrics.Build{}, metrics.Reads{}),

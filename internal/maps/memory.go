@@ -12,6 +12,8 @@ import (
 // Sizes says how many entries the tables have.
 type Sizes struct {
 	Frontends, Services, Slots, Backends uint32
+	// Peers is how many records of TCP sockets there can be.
+	Peers uint32
 	// Kept is how many flows can be left to netfilter.
 	Kept uint32
 	// Packet is zero where the packet path is switched off.
@@ -35,7 +37,7 @@ func NewMemory(size Sizes) *Tables {
 		Filter:     Filter{make(memoryWords, abi.VIPFilterBits/64)},
 		Packet:     newPacketMemory(size.Packet),
 		Kept:       newMemoryHash[abi.FlowTuple, uint32](abi.MapKeptFlows, size.Kept),
-		Peers:      newMemoryHash[uint64, abi.Peer](abi.MapPeers, 0),
+		Peers:      newMemoryHash[uint64, abi.Peer](abi.MapPeers, size.Peers),
 		Affinities: newMemoryHash[abi.AffinityKey, abi.Affinity](abi.MapAffinities, 0),
 		counters:   func() (sums [abi.Counters]uint64, err error) { return sums, nil },
 		close:      func() error { return nil },

@@ -126,8 +126,19 @@ type Service struct {
 	// HealthCheckNodePort is set only where a health check is due: type
 	// LoadBalancer with external policy Local.
 	HealthCheckNodePort uint16
+	// Drain says what becomes of the TCP connections of an endpoint that takes
+	// no new ones any more.
+	Drain Drain
 
 	Ports []ServicePort
+}
+
+// Drain is what becomes of TCP connections of an endpoint that is gone. The zero
+// value keeps them for as long as the endpoint answers.
+type Drain struct {
+	// Reset ends them once After has passed.
+	Reset bool
+	After time.Duration
 }
 
 // ServicePort is one of a Service's ports.

@@ -21,7 +21,7 @@ func equalService(a, b *model.Service) bool {
 		slices.Equal(a.SourceRanges, b.SourceRanges) &&
 		a.InternalLocal == b.InternalLocal && a.ExternalLocal == b.ExternalLocal &&
 		a.AffinityTimeout == b.AffinityTimeout &&
-		a.HealthCheckNodePort == b.HealthCheckNodePort &&
+		a.HealthCheckNodePort == b.HealthCheckNodePort && a.Drain == b.Drain &&
 		slices.Equal(a.Ports, b.Ports)
 }
 

@@ -417,6 +417,8 @@ func nonzero(t *testing.T, typ reflect.Type) reflect.Value {
 		return reflect.ValueOf(netip.MustParseAddr("192.0.2.1"))
 	case reflect.TypeFor[model.Name]():
 		return reflect.ValueOf(name("x"))
+	case reflect.TypeFor[model.Drain]():
+		return reflect.ValueOf(model.Drain{Reset: true})
 	}
 	switch typ.Kind() {
 	case reflect.Bool:

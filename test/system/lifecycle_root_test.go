@@ -165,3 +165,55 @@ func (s *stage) dieAtEveryStep(n *node, what string, configurations [][]string) 
 		}
 	}
 }
+
+// awaitOnly waits until new connections get nobody else.
+func (n *node) awaitOnly(outside *node, pod *lab.Pod) {
+	n.t.Helper()
+	eventually(n.t, 10*time.Second, func() error {
+		for range 20 {
+			name, err := from(outside.NS, "tcp", n.V4.String()+":30080")
+			if err != nil || name != pod.Name {
+				return fmt.Errorf("%s answers, %w", name, err)
+			}
+		}
+		return nil
+	})
+}
+
+// What a Service's annotation says happens to the connections of an endpoint
+// that is gone from it but lives: those of a client with a socket here, and those
+// that come through the packet path.
+func TestDrainPolicy(t *testing.T) {
+	s := newStage(t, 3)
+	n, outside := s.nodes[0], s.nodes[2]
+	gone, stays := s.server(n, "gone"), s.server(n, "stays")
+	s.echo(gone)
+	s.echo(stays)
+	with := func(policy string, pods ...*lab.Pod) string {
+		return strings.Replace(withEcho("web", v4VIP, pods...), "metadata: {name: web, namespace: default}",
+			fmt.Sprintf("metadata: {name: web, namespace: default, annotations: {beeline.dev/drain: %q}}", policy), 1)
+	}
+	n.write("web.yaml", with("keep", gone))
+	n.start("--packet-path")
+	for policy, reset := range map[string]bool{"keep": false, "reset:1s": true} {
+		n.write("web.yaml", with(policy, gone))
+		n.awaitOnly(outside, gone)
+		clients := []*client{
+			startClient(t, s.client.NS, s.client.Cgroup, job{"stream", "10.96.0.80:81"}),
+			startClient(t, outside.NS, outside.Cgroup, job{"stream", n.V4.String() + ":30081"}),
+		}
+		time.Sleep(500 * time.Millisecond)
+		n.write("web.yaml", with(policy, stays))
+		n.awaitOnly(outside, stays)
+		time.Sleep(4 * time.Second)
+		for _, c := range clients {
+			o := c.finish()
+			if (o.Failed > 0) != reset {
+				t.Errorf("%s, %s: %d failed: %s", policy, c.job.Addr, o.Failed, o.First)
+			}
+			if reset && !strings.Contains(o.First, "reset") && !strings.Contains(o.First, "abort") {
+				t.Errorf("%s, %s: ended with %q, want a reset", policy, c.job.Addr, o.First)
+			}
+		}
+	}
+}

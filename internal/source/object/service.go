@@ -47,6 +47,7 @@ func Service(in *corev1.Service) (*model.Service, []Problem) {
 		ExternalIPs:     c.externalIPs(in.Spec.ExternalIPs),
 		LoadBalancerIPs: c.ingressIPs(in.Status.LoadBalancer.Ingress),
 		AffinityTimeout: c.affinity(&in.Spec),
+		Drain:           c.drain(in.Annotations),
 		Ports:           c.servicePorts(in.Spec.Ports),
 	}
 	c.policies(svc, &in.Spec)
