@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -81,6 +83,13 @@ func (r *Results) Write(dir string) error {
 		return err
 	}
 	return os.Rename(path+".new", path)
+}
+
+// prune forgets tests that do not run any more.
+func (r *Results) prune(tests []Test) {
+	maps.DeleteFunc(r.Tests, func(name string, _ Result) bool {
+		return !slices.ContainsFunc(tests, func(t Test) bool { return t.Name == name && t.Cannot == "" })
+	})
 }
 
 // add notes a test's result.

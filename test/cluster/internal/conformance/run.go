@@ -62,6 +62,7 @@ func NewRun(v Variant, opts Options, log *slog.Logger) (*Run, error) {
 	if err != nil {
 		return nil, err
 	}
+	results.prune(tests)
 	r := &Run{opts: opts, tests: tests, results: results, log: log}
 	var selected []Test
 	for _, t := range tests {
