@@ -15,6 +15,7 @@ enum abi_const {
 	ABI_CONST_VIP_FILTER_BITS = VIP_FILTER_BITS,
 	ABI_CONST_UDP_FLOWS = UDP_FLOWS,
 	ABI_CONST_FLOW_HINTS = FLOW_HINTS,
+	ABI_CONST_LISTENERS = LISTENERS,
 };
 
 /* Types that no map mentions are kept by a mention here. */
@@ -34,4 +35,7 @@ struct {
 	struct trace trace;
 	struct stale_socket stale_socket;
 	struct ending ending;
+	enum event_kind event_kind;
+	enum event_hook event_hook;
+	struct event event;
 } abi_enums SEC(".bss.abi");

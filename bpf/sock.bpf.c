@@ -10,6 +10,7 @@
 #include "lib/handover.h"
 #include "lib/ip.h"
 #include "lib/lb.h"
+#include "lib/sock_told.h"
 #include "lib/tcp_peer.h"
 #include "lib/udp_peer.h"
 
@@ -107,8 +108,8 @@ static __always_inline enum verdict sock_choose(struct bpf_sock_addr *ctx,
 	struct affinity_key client = {};
 
 	if (f->flags & FRONTEND_ADDRESS) {
-		count(COUNTER_UNKNOWN_PORT);
-		return VERDICT_REJECT;
+		choice->service = f->service;
+		return lb_refuse(choice, COUNTER_UNKNOWN_PORT, VERDICT_REJECT);
 	}
 	if (f->affinity_secs) {
 		__u64 cookie = bpf_get_netns_cookie(ctx);
@@ -177,6 +178,7 @@ static __always_inline enum sock_result sock_connect(struct bpf_sock_addr *ctx,
 {
 	struct sock_dest vip = *d;
 	struct lb_choice choice;
+	enum verdict verdict;
 	struct frontend *f;
 
 	f = sock_frontend(ctx, d);
@@ -186,7 +188,9 @@ static __always_inline enum sock_result sock_connect(struct bpf_sock_addr *ctx,
 	}
 	if (config_refuse_new)
 		return SOCK_UNTOUCHED;
-	switch (sock_choose(ctx, f, &choice)) {
+	verdict = sock_choose(ctx, f, &choice);
+	sock_told(ctx, &vip.addr, vip.port, verdict, &choice, EVENT_AT_CONNECT);
+	switch (verdict) {
 	case VERDICT_BACKEND:
 		break;
 	case VERDICT_DROP:
@@ -242,6 +246,7 @@ static __always_inline enum sock_result sock_sendmsg(struct bpf_sock_addr *ctx,
 	struct udp_flow *flow = NULL;
 	struct udp_flows *flows;
 	struct lb_choice choice;
+	enum verdict verdict;
 	struct frontend *f;
 	bool connected;
 
@@ -264,7 +269,9 @@ static __always_inline enum sock_result sock_sendmsg(struct bpf_sock_addr *ctx,
 	}
 	if (sock_left(ctx, d))
 		return SOCK_UNTOUCHED;
-	switch (sock_choose(ctx, f, &choice)) {
+	verdict = sock_choose(ctx, f, &choice);
+	sock_told(ctx, &vip.addr, vip.port, verdict, &choice, EVENT_AT_SENDMSG);
+	switch (verdict) {
 	case VERDICT_BACKEND:
 		break;
 	case VERDICT_DROP:

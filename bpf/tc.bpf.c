@@ -10,29 +10,45 @@
 #include "lib/frag.h"
 #include "lib/icmp_echo.h"
 #include "lib/icmp_error.h"
+#include "lib/packet_told.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #define PACKET_FOR_US 0 /* linux/if_packet.h: PACKET_HOST */
 
+/* Work space, because the stack is short; nobody else runs on the CPU
+ * meanwhile. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct balanced);
+} balance_work SEC(".maps");
+
 /* A packet without a flow, or one that begins a flow again. */
 __noinline int begin(ctx_t *ctx, const struct packet *pkt, __u32 hook)
 {
-	struct balanced out = {};
+	struct balanced *out;
+	__u32 zero = 0;
 
-	if (!pkt)
+	out = bpf_map_lookup_elem(&balance_work, &zero);
+	if (!pkt || !out)
 		return pass();
 	if (hook == HOOK_INGRESS && is_martian(pkt))
 		return drop(COUNTER_MARTIAN);
-	switch (balance(ctx, pkt, &out)) {
+	__builtin_memset(out, 0, sizeof(*out));
+	switch (balance(ctx, pkt, out)) {
 	case OUTCOME_TRANSLATE:
+		packet_began(ctx, pkt, &out->to, &out->choice, hook);
 		if (pkt->fragment == FRAGMENT_FIRST)
 			fragment_remember(pkt, FRAGMENT_OURS);
-		return forward(ctx, pkt, &out.to,
-			       FORWARD_AT(hook, FLOW_REQUEST), out.flags);
+		return forward(ctx, pkt, &out->to,
+			       FORWARD_AT(hook, FLOW_REQUEST), out->flags);
 	case OUTCOME_REJECT:
+		packet_refused(ctx, pkt, &out->choice, EVENT_REFUSED, hook);
 		return icmp_answer(ctx, pkt, ICMP_ANSWER_REFUSED, 0, hook);
 	case OUTCOME_DROP:
+		packet_refused(ctx, pkt, &out->choice, EVENT_DROPPED, hook);
 		return TC_ACT_SHOT;
 	default:
 		if (pkt->fragment == FRAGMENT_FIRST && hook == HOOK_INGRESS)
@@ -77,6 +93,7 @@ static __always_inline int established(ctx_t *ctx, const struct packet *pkt,
 	if (!flow_still(place))
 		return begin(ctx, pkt, hook);
 	flow_track(flow, place->direction, pkt->signal, now);
+	packet_count(pkt, READ_ONCE(flow->service), place->direction);
 	if (pkt->fragment == FRAGMENT_FIRST)
 		fragment_remember(pkt, FRAGMENT_OURS);
 	return forward(ctx, pkt, &to, FORWARD_AT(hook, place->direction),
@@ -85,9 +102,9 @@ static __always_inline int established(ctx_t *ctx, const struct packet *pkt,
 
 /* A packet without a flow may ask for a Service if it comes in, or if this node
  * sends it itself. */
-static __always_inline int handle(ctx_t *ctx, enum hook hook)
+static __always_inline int handle(ctx_t *ctx, struct packet *pkt,
+				  enum hook hook)
 {
-	struct packet pkt = {};
 	struct flow_place place;
 	enum parsed parsed;
 	__u32 known;
@@ -96,44 +113,50 @@ static __always_inline int handle(ctx_t *ctx, enum hook hook)
 	if (hook == HOOK_INGRESS && !config_no_link_header &&
 	    ctx->pkt_type != PACKET_FOR_US)
 		return pass();
-	parsed = parse(ctx, &pkt);
+	parsed = parse(ctx, pkt);
 	if (parsed == PARSED_OTHER)
 		return pass();
 	/* Replies to source NAT come to addresses in the filter, too. */
-	if (hook == HOOK_INGRESS && !vip_filter_has(&pkt.tuple.dst))
-		return unclaimed(&pkt, parsed, hook);
+	if (hook == HOOK_INGRESS && !vip_filter_has(&pkt->tuple.dst))
+		return unclaimed(pkt, parsed, hook);
 	switch (parsed) {
 	case PARSED_ICMP:
-		if (icmp_is_error(&pkt))
-			return icmp_error(ctx, &pkt, hook);
-		return icmp_is_echo(&pkt) ? icmp_echo(ctx, &pkt, hook) : pass();
+		if (icmp_is_error(pkt))
+			return icmp_error(ctx, pkt, hook);
+		return icmp_is_echo(pkt) ? icmp_echo(ctx, pkt, hook) : pass();
 	case PARSED_FRAGMENT:
-		known = fragment_recall(&pkt);
+		known = fragment_recall(pkt);
 		if (known == FRAGMENT_AWAITED)
-			return fragment_early(ctx, &pkt, hook);
+			return fragment_early(ctx, pkt, hook);
 		if (known == FRAGMENT_OTHERS)
 			return pass();
 		break;
 	default:
 		break;
 	}
-	if (flow_find(&pkt.tuple, &place))
-		return established(ctx, &pkt, hook, &place);
+	if (flow_find(&pkt->tuple, &place))
+		return established(ctx, pkt, hook, &place);
 	if (hook == HOOK_EGRESS && ctx->ingress_ifindex)
 		return pass(); /* what this node only forwards has come in */
-	if (hook == HOOK_EGRESS && !vip_filter_has(&pkt.tuple.dst))
-		return unclaimed(&pkt, parsed, hook);
-	return begin(ctx, &pkt, hook);
+	if (hook == HOOK_EGRESS && !vip_filter_has(&pkt->tuple.dst))
+		return unclaimed(pkt, parsed, hook);
+	return begin(ctx, pkt, hook);
 }
 
 SEC("tc")
 int beeline_ingress(ctx_t *ctx)
 {
-	return handle(ctx, HOOK_INGRESS);
+	struct packet pkt = {};
+
+	return packet_end(ctx, &pkt, HOOK_INGRESS,
+			  handle(ctx, &pkt, HOOK_INGRESS));
 }
 
 SEC("tc")
 int beeline_egress(ctx_t *ctx)
 {
-	return handle(ctx, HOOK_EGRESS);
+	struct packet pkt = {};
+
+	return packet_end(ctx, &pkt, HOOK_EGRESS,
+			  handle(ctx, &pkt, HOOK_EGRESS));
 }

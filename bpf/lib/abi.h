@@ -415,4 +415,84 @@ struct rate_bucket {
 };
 _Static_assert(sizeof(struct rate_bucket) == 16, "rate_bucket");
 
+/* --- what people watch --- */
+
+#define SERVICE_NONE 0xffffffff
+
+/*
+ * Something that went on, as programs tell it to who listens. Where there is
+ * no Service, backend, reason or translation, the field is SERVICE_NONE or 0.
+ */
+enum event_kind {
+	EVENT_SOCKET,  /* a socket got a backend; no packet exists yet */
+	EVENT_FLOW,    /* a packet began a flow */
+	EVENT_REFUSED, /* the client is told at once */
+	EVENT_DROPPED, /* the client is told nothing, or to send it otherwise */
+	EVENT_KINDS,
+};
+
+enum event_hook {
+	EVENT_AT_CONNECT,
+	EVENT_AT_SENDMSG,
+	EVENT_AT_INGRESS,
+	EVENT_AT_EGRESS,
+};
+
+struct event {
+	struct flow_tuple asked; /* a socket's source is not chosen yet: 0 */
+	struct flow_tuple to;	 /* what it becomes; 0 if nothing */
+	__u64 time_ns;		 /* CLOCK_MONOTONIC */
+	__u64 netns;		 /* cookie of the socket's; 0 for a packet */
+	__u64 cgroup;		 /* of who called; 0 for a packet */
+	__u32 service;
+	__u32 backend;
+	__u32 generation;
+	__u32 reason; /* enum counter; of those refused or dropped */
+	__u32 pid;    /* of who called; 0 for a packet */
+	__u32 ifindex;
+	__u8 kind; /* enum event_kind */
+	__u8 hook; /* enum event_hook */
+	__u8 pad[6];
+	__u8 comm[16]; /* of who called */
+};
+_Static_assert(sizeof(struct event) == 152, "event");
+
+/*
+ * Who listens, each with a ring buffer of its own in `event_rings`. A listener
+ * renews its lease; one that dies is forgotten when that ends. The first words
+ * are all that a program reads while nobody listens.
+ */
+#define LISTENERS 4
+struct listener {
+	__u64 until_ns; /* CLOCK_MONOTONIC; 0: nobody */
+	__u32 kinds;	/* 1 << enum event_kind */
+	__u32 service;	/* or SERVICE_NONE for all */
+};
+_Static_assert(sizeof(struct listener) == 16, "listener");
+
+struct listener_places {
+	struct listener listener[LISTENERS];
+	__u64 lost[LISTENERS];	/* events that found the ring full */
+	__u64 owner[LISTENERS]; /* lease of the place; programs do not look */
+};
+_Static_assert(sizeof(struct listener_places) == 128, "listener_places");
+
+/* What a Service port has had, per CPU. A packet is what the device hands
+ * over, which may be many that the kernel has joined; bytes are from the IP
+ * header on. */
+struct service_count {
+	__u64 sockets; /* sockets that got a backend; UDP: also each new one */
+	__u64 flows;   /* new flows of the packet path */
+	__u64 packets[FLOW_DIRECTIONS];
+	__u64 bytes[FLOW_DIRECTIONS];
+};
+_Static_assert(sizeof(struct service_count) == 48, "service_count");
+
+/* Key of how often a Service refused or dropped, for each reason. */
+struct service_refusal {
+	__u32 service;
+	__u32 reason; /* enum counter */
+};
+_Static_assert(sizeof(struct service_refusal) == 8, "service_refusal");
+
 #endif

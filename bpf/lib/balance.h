@@ -21,13 +21,15 @@ enum outcome {
 
 struct balanced {
 	struct flow_tuple to;
+	struct lb_choice choice;
 	__u32 flags; /* enum flow_flag */
-	__u32 pad;
 };
 
-static __always_inline int refuse_silently(enum counter reason)
+static __always_inline int refuse_silently(struct lb_choice *choice,
+					   enum counter reason)
 {
 	count(reason);
+	choice->reason = reason;
 	return OUTCOME_DROP;
 }
 
@@ -58,18 +60,19 @@ static __noinline int balance_pick(const struct packet *pkt,
 {
 	struct affinity_key client = { .client = pkt->tuple.src };
 
+	choice->service = f->service;
 	if (f->flags & FRONTEND_ADDRESS) {
-		count(COUNTER_UNKNOWN_PORT);
+		lb_refuse(choice, COUNTER_UNKNOWN_PORT, VERDICT_REJECT);
 		return OUTCOME_REJECT;
 	}
 	if (!source_allowed(f, pkt))
-		return refuse_silently(COUNTER_SOURCE_RANGE);
+		return refuse_silently(choice, COUNTER_SOURCE_RANGE);
 	if (f->flags & FRONTEND_CLUSTER_IP && scope == SCOPE_EXTERNAL &&
 	    !config_cluster_ip_outside)
-		return refuse_silently(COUNTER_CLUSTER_IP_OUTSIDE);
+		return refuse_silently(choice, COUNTER_CLUSTER_IP_OUTSIDE);
 	/* The end of a connection that nobody remembers begins none. */
 	if (pkt->signal & SIGNAL_RST)
-		return refuse_silently(COUNTER_FLOW_STRAY);
+		return refuse_silently(choice, COUNTER_FLOW_STRAY);
 	switch (lb_choose(f, policy_set(f, scope), &client, choice)) {
 	case VERDICT_BACKEND:
 		return OUTCOME_TRANSLATE;
@@ -91,7 +94,7 @@ __noinline int balance(ctx_t *ctx, const struct packet *pkt,
 		       struct balanced *out)
 {
 	const struct ip_addr *source = NULL;
-	struct lb_choice choice = {};
+	struct lb_choice *choice;
 	struct flow_place old;
 	struct frontend *f;
 	struct backend *b;
@@ -101,10 +104,12 @@ __noinline int balance(ctx_t *ctx, const struct packet *pkt,
 
 	if (!pkt || !out)
 		return OUTCOME_PASS;
+	choice = &out->choice;
+	choice->service = SERVICE_NONE;
 	f = packet_frontend(pkt);
 	if (!f && is_unassigned(pkt, PARSED_PORTS) &&
 	    !local_addr(&pkt->tuple.dst))
-		return refuse_silently(COUNTER_UNASSIGNED);
+		return refuse_silently(choice, COUNTER_UNASSIGNED);
 	if (!f)
 		return not_ours(TRACE_NO_FRONTEND);
 	if (!source_is_sane(pkt))
@@ -115,22 +120,22 @@ __noinline int balance(ctx_t *ctx, const struct packet *pkt,
 		return not_ours(TRACE_HANDED_OVER);
 	scope = client_scope(pkt);
 	trace_frontend(f, scope, policy_set(f, scope));
-	outcome = balance_pick(pkt, f, scope, &choice);
+	outcome = balance_pick(pkt, f, scope, choice);
 	if (outcome != OUTCOME_TRANSLATE)
 		return outcome;
-	b = bpf_map_lookup_elem(&backends, &choice.backend);
+	b = bpf_map_lookup_elem(&backends, &choice->backend);
 	local = b && b->local;
-	if (source_nat(f, pkt, scope, &choice.addr, local)) {
-		trace_chosen(choice.backend, true);
-		source = egress_addr(ctx, pkt, &choice.addr);
+	if (source_nat(f, pkt, scope, &choice->addr, local)) {
+		trace_chosen(choice->backend, true);
+		source = egress_addr(ctx, pkt, &choice->addr);
 		if (!source)
-			return refuse_silently(COUNTER_SNAT_NO_ADDRESS);
+			return refuse_silently(choice, COUNTER_SNAT_NO_ADDRESS);
 	} else {
-		trace_chosen(choice.backend, false);
+		trace_chosen(choice->backend, false);
 	}
 	if (!config_dry_run && flow_find(&pkt->tuple, &old))
 		flow_end(&old);
-	if (!nat_open(&pkt->tuple, &choice, local, source, &out->to,
+	if (!nat_open(&pkt->tuple, choice, local, source, &out->to,
 		      &out->flags))
 		return OUTCOME_DROP;
 	trace_stage(TRACE_TRANSLATED);

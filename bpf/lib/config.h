@@ -17,6 +17,7 @@ CONFIG(__u8, dry_run,
 CONFIG(__u8, tcp_peer_names, "getpeername() on TCP tells the VIP (ADR 0003)");
 CONFIG(__u8, keep_flows, "flows that netfilter translates stay with it");
 CONFIG(__u8, refuse_new, "new flows are somebody else's: a rollback");
+CONFIG(__u8, service_counts, "what each Service has had is counted");
 
 /* How long a silent UDP socket keeps its backend, before and after that has
  * answered: as kube-proxy's choice lasts, which is as long as nf_conntrack

@@ -10,6 +10,7 @@
 #include "drop.h"
 #include "fib.h"
 #include "icmp_answer.h"
+#include "packet_told.h"
 #include "rewrite.h"
 
 /* Hook and direction in one argument: there are five at most. */
@@ -46,7 +47,7 @@ static __always_inline int find_route(ctx_t *ctx, const struct packet *pkt,
 	case WAY_NONE:
 		return drop(COUNTER_NO_ROUTE);
 	case WAY_TOO_BIG:
-		count(COUNTER_TOO_BIG);
+		packet_drop(ctx, pkt, hook, COUNTER_TOO_BIG);
 		if (!pkt->dont_fragment)
 			return TC_ACT_SHOT;
 		return icmp_answer(ctx, pkt, ICMP_ANSWER_TOO_BIG,
@@ -54,7 +55,7 @@ static __always_inline int find_route(ctx_t *ctx, const struct packet *pkt,
 	case WAY_REDIRECT:
 		if (pkt->ttl > 1)
 			return TC_ACT_OK;
-		count(COUNTER_TTL_EXPIRED);
+		packet_drop(ctx, pkt, hook, COUNTER_TTL_EXPIRED);
 		return icmp_answer(ctx, pkt, ICMP_ANSWER_TTL, 0, hook);
 	default:
 		return TC_ACT_OK;

@@ -24,7 +24,16 @@ struct lb_choice {
 	__u32 service;
 	__u32 backend;
 	__u32 generation;
+	__u32 reason; /* enum counter: why there is no backend */
 };
+
+static __always_inline enum verdict
+lb_refuse(struct lb_choice *out, enum counter reason, enum verdict verdict)
+{
+	count(reason);
+	out->reason = reason;
+	return verdict;
+}
 
 /* NULL if no frontend claims the destination. A frontend of the address alone
  * (FRONTEND_ADDRESS) is found after all that name the port. */
@@ -61,7 +70,6 @@ static __always_inline bool backend_take(__u32 index, __u32 service,
 		return false;
 	out->addr = b->addr;
 	out->port = b->port;
-	out->service = service;
 	out->backend = index;
 	return true;
 }
@@ -89,12 +97,9 @@ static __always_inline enum verdict set_pick(__u32 set, __u32 service,
 	base = range;
 	members = range >> 32;
 	if (!members) {
-		if (base == EMPTY_SET_DROP) {
-			count(COUNTER_NO_LOCAL);
-			return VERDICT_DROP;
-		}
-		count(COUNTER_NO_BACKEND);
-		return VERDICT_REJECT;
+		if (base == EMPTY_SET_DROP)
+			return lb_refuse(out, COUNTER_NO_LOCAL, VERDICT_DROP);
+		return lb_refuse(out, COUNTER_NO_BACKEND, VERDICT_REJECT);
 	}
 	/* Scales a 32-bit random number to [0, members) without a division. */
 	base += (__u64)bpf_get_prandom_u32() * members >> 32;
@@ -102,8 +107,7 @@ static __always_inline enum verdict set_pick(__u32 set, __u32 service,
 	if (slot && backend_take(slot->backend, service, out))
 		return VERDICT_BACKEND;
 stale:
-	count(COUNTER_STALE_TABLE);
-	return VERDICT_REJECT;
+	return lb_refuse(out, COUNTER_STALE_TABLE, VERDICT_REJECT);
 }
 
 /* Chooses a backend of frontend `f` from the set of the given kind. `client`
@@ -118,6 +122,7 @@ static __always_inline enum verdict lb_choose(const struct frontend *f,
 	__s64 pinned;
 	__u64 now;
 
+	out->service = service;
 	if (likely(!f->affinity_secs))
 		return set_pick(SET_OF(service, kind), service, out);
 

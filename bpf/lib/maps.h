@@ -103,4 +103,43 @@ struct {
 	__type(value, __u64);
 } counters SEC(".maps");
 
+/* --- what people watch --- */
+
+/* Written by listeners; programs count what is lost. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct listener_places);
+} listeners SEC(".maps");
+
+/* Each listener brings its ring buffer and takes it away again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
+	__uint(max_entries, LISTENERS);
+	__type(key, __u32);
+	__array(
+		values, struct {
+			__uint(type, BPF_MAP_TYPE_RINGBUF);
+			__uint(max_entries, 4096);
+		});
+} event_rings SEC(".maps");
+
+/* By service index; those beyond are not counted. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, struct service_count);
+} service_counts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, 8192);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct service_refusal);
+	__type(value, __u64);
+} service_refused SEC(".maps");
+
 #endif

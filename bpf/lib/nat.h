@@ -84,7 +84,7 @@ __noinline int nat_reserve(struct flow_tuple *reply, __u32 index, __u64 now)
  * backend is to see, or NULL for the client itself. Fills in what the packet
  * turns into; false, with the reason counted, if there is no flow to be had. */
 static __always_inline bool nat_open(const struct flow_tuple *request,
-				     const struct lb_choice *choice, bool local,
+				     struct lb_choice *choice, bool local,
 				     const struct ip_addr *source,
 				     struct flow_tuple *to, __u32 *flags)
 {
@@ -95,6 +95,7 @@ static __always_inline bool nat_open(const struct flow_tuple *request,
 	if (!config_dry_run) {
 		flow = flow_open(request, now, &index);
 		if (!flow) {
+			choice->reason = COUNTER_FLOW_FULL;
 			count(COUNTER_FLOW_FULL);
 			return false;
 		}
@@ -108,6 +109,7 @@ static __always_inline bool nat_open(const struct flow_tuple *request,
 	if (!nat_reserve(to, index, now)) {
 		if (flow)
 			flow_abandon(flow, index);
+		choice->reason = COUNTER_SNAT_NO_PORT;
 		count(COUNTER_SNAT_NO_PORT);
 		return false;
 	}

@@ -51,6 +51,13 @@ type (
 	Trace      = kernelTrace
 	TraceStage = kernelTraceStage
 	Scope      = kernelScope
+
+	Event          = kernelEvent
+	EventKind      = kernelEventKind
+	EventHook      = kernelEventHook
+	ListenerPlaces = kernelListenerPlaces
+	ServiceCount   = kernelServiceCount
+	ServiceRefusal = kernelServiceRefusal
 )
 
 // Layout is the version of every map layout; it is part of the pin path.
@@ -155,6 +162,30 @@ const (
 	ScopeNode     = kernelScopeSCOPE_NODE
 )
 
+// Kinds of an Event.
+const (
+	EventSocket  = kernelEventKindEVENT_SOCKET
+	EventFlow    = kernelEventKindEVENT_FLOW
+	EventRefused = kernelEventKindEVENT_REFUSED
+	EventDropped = kernelEventKindEVENT_DROPPED
+	// EventKinds is how many there are.
+	EventKinds = int(kernelEventKindEVENT_KINDS)
+)
+
+// Hooks of an Event.
+const (
+	EventAtConnect = kernelEventHookEVENT_AT_CONNECT
+	EventAtSendmsg = kernelEventHookEVENT_AT_SENDMSG
+	EventAtIngress = kernelEventHookEVENT_AT_INGRESS
+	EventAtEgress  = kernelEventHookEVENT_AT_EGRESS
+)
+
+// ServiceNone is no Service's index.
+const ServiceNone = ^uint32(0)
+
+// MaxListeners is how many may listen to events at once.
+const MaxListeners = int(kernelAbiConstABI_CONST_LISTENERS)
+
 // Counters counts the values of Counter.
 const Counters = int(kernelCounterCOUNTER_COUNT)
 
@@ -236,6 +267,12 @@ const (
 	MapFragments      = kernelMapFragments
 	MapICMPTokens     = kernelMapIcmpTokens
 	MapFragmentTokens = kernelMapFragmentTokens
+
+	// What people watch.
+	MapListeners      = kernelMapListeners
+	MapEventRings     = kernelMapEventRings
+	MapServiceCounts  = kernelMapServiceCounts
+	MapServiceRefused = kernelMapServiceRefused
 )
 
 // Addr converts to the kernel's one width.

@@ -20,6 +20,7 @@ const (
 	kernelAbiConstABI_CONST_VIP_FILTER_BITS kernelAbiConst = 524288
 	kernelAbiConstABI_CONST_UDP_FLOWS       kernelAbiConst = 8
 	kernelAbiConstABI_CONST_FLOW_HINTS      kernelAbiConst = 7
+	kernelAbiConstABI_CONST_LISTENERS       kernelAbiConst = 4
 )
 
 type kernelAffinity struct {
@@ -109,6 +110,44 @@ type kernelEnding struct {
 	Generation uint32
 	Pad2       uint32
 }
+
+type kernelEvent struct {
+	_          structs.HostLayout
+	Asked      kernelFlowTuple
+	To         kernelFlowTuple
+	TimeNs     uint64
+	Netns      uint64
+	Cgroup     uint64
+	Service    uint32
+	Backend    uint32
+	Generation uint32
+	Reason     uint32
+	Pid        uint32
+	Ifindex    uint32
+	Kind       uint8
+	Hook       uint8
+	Pad        [6]uint8
+	Comm       [16]uint8
+}
+
+type kernelEventHook uint32
+
+const (
+	kernelEventHookEVENT_AT_CONNECT kernelEventHook = 0
+	kernelEventHookEVENT_AT_SENDMSG kernelEventHook = 1
+	kernelEventHookEVENT_AT_INGRESS kernelEventHook = 2
+	kernelEventHookEVENT_AT_EGRESS  kernelEventHook = 3
+)
+
+type kernelEventKind uint32
+
+const (
+	kernelEventKindEVENT_SOCKET  kernelEventKind = 0
+	kernelEventKindEVENT_FLOW    kernelEventKind = 1
+	kernelEventKindEVENT_REFUSED kernelEventKind = 2
+	kernelEventKindEVENT_DROPPED kernelEventKind = 3
+	kernelEventKindEVENT_KINDS   kernelEventKind = 4
+)
 
 type kernelFlow struct {
 	_          structs.HostLayout
@@ -228,6 +267,18 @@ type kernelIpAddr struct {
 	Word [4]uint32
 }
 
+type kernelListenerPlaces struct {
+	_        structs.HostLayout
+	Listener [4]struct {
+		_       structs.HostLayout
+		UntilNs uint64
+		Kinds   uint32
+		Service uint32
+	}
+	Lost  [4]uint64
+	Owner [4]uint64
+}
+
 type kernelLocalAddrFlag uint32
 
 const (
@@ -266,6 +317,14 @@ const (
 	kernelScopeSCOPE_NODE     kernelScope = 2
 )
 
+type kernelServiceCount struct {
+	_       structs.HostLayout
+	Sockets uint64
+	Flows   uint64
+	Packets [2]uint64
+	Bytes   [2]uint64
+}
+
 type kernelServiceName struct {
 	_        structs.HostLayout
 	Ns       [64]uint8
@@ -274,6 +333,12 @@ type kernelServiceName struct {
 	Protocol uint8
 	Family   uint8
 	Pad      [6]uint8
+}
+
+type kernelServiceRefusal struct {
+	_       structs.HostLayout
+	Service uint32
+	Reason  uint32
 }
 
 type kernelSetKind uint32
@@ -365,6 +430,7 @@ const (
 	kernelMapBackends       = "backends"
 	kernelMapCounters       = "counters"
 	kernelMapEgressAddrs    = "egress_addrs"
+	kernelMapEventRings     = "event_rings"
 	kernelMapFlowIndex      = "flow_index"
 	kernelMapFlows          = "flows"
 	kernelMapFragmentTokens = "fragment_tokens"
@@ -372,10 +438,13 @@ const (
 	kernelMapFrontends      = "frontends"
 	kernelMapIcmpTokens     = "icmp_tokens"
 	kernelMapKeptFlows      = "kept_flows"
+	kernelMapListeners      = "listeners"
 	kernelMapLocalAddrs     = "local_addrs"
 	kernelMapPeers          = "peers"
 	kernelMapPodRanges      = "pod_ranges"
 	kernelMapReservedPorts  = "reserved_ports"
+	kernelMapServiceCounts  = "service_counts"
+	kernelMapServiceRefused = "service_refused"
 	kernelMapServices       = "services"
 	kernelMapSets           = "sets"
 	kernelMapSlots          = "slots"
@@ -436,6 +505,7 @@ type kernelMapSpecs struct {
 	Backends       *ebpf.MapSpec `ebpf:"backends"`
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
 	EgressAddrs    *ebpf.MapSpec `ebpf:"egress_addrs"`
+	EventRings     *ebpf.MapSpec `ebpf:"event_rings"`
 	FlowIndex      *ebpf.MapSpec `ebpf:"flow_index"`
 	Flows          *ebpf.MapSpec `ebpf:"flows"`
 	FragmentTokens *ebpf.MapSpec `ebpf:"fragment_tokens"`
@@ -443,10 +513,13 @@ type kernelMapSpecs struct {
 	Frontends      *ebpf.MapSpec `ebpf:"frontends"`
 	IcmpTokens     *ebpf.MapSpec `ebpf:"icmp_tokens"`
 	KeptFlows      *ebpf.MapSpec `ebpf:"kept_flows"`
+	Listeners      *ebpf.MapSpec `ebpf:"listeners"`
 	LocalAddrs     *ebpf.MapSpec `ebpf:"local_addrs"`
 	Peers          *ebpf.MapSpec `ebpf:"peers"`
 	PodRanges      *ebpf.MapSpec `ebpf:"pod_ranges"`
 	ReservedPorts  *ebpf.MapSpec `ebpf:"reserved_ports"`
+	ServiceCounts  *ebpf.MapSpec `ebpf:"service_counts"`
+	ServiceRefused *ebpf.MapSpec `ebpf:"service_refused"`
 	Services       *ebpf.MapSpec `ebpf:"services"`
 	Sets           *ebpf.MapSpec `ebpf:"sets"`
 	Slots          *ebpf.MapSpec `ebpf:"slots"`
@@ -485,6 +558,7 @@ type kernelMaps struct {
 	Backends       *ebpf.Map `ebpf:"backends"`
 	Counters       *ebpf.Map `ebpf:"counters"`
 	EgressAddrs    *ebpf.Map `ebpf:"egress_addrs"`
+	EventRings     *ebpf.Map `ebpf:"event_rings"`
 	FlowIndex      *ebpf.Map `ebpf:"flow_index"`
 	Flows          *ebpf.Map `ebpf:"flows"`
 	FragmentTokens *ebpf.Map `ebpf:"fragment_tokens"`
@@ -492,10 +566,13 @@ type kernelMaps struct {
 	Frontends      *ebpf.Map `ebpf:"frontends"`
 	IcmpTokens     *ebpf.Map `ebpf:"icmp_tokens"`
 	KeptFlows      *ebpf.Map `ebpf:"kept_flows"`
+	Listeners      *ebpf.Map `ebpf:"listeners"`
 	LocalAddrs     *ebpf.Map `ebpf:"local_addrs"`
 	Peers          *ebpf.Map `ebpf:"peers"`
 	PodRanges      *ebpf.Map `ebpf:"pod_ranges"`
 	ReservedPorts  *ebpf.Map `ebpf:"reserved_ports"`
+	ServiceCounts  *ebpf.Map `ebpf:"service_counts"`
+	ServiceRefused *ebpf.Map `ebpf:"service_refused"`
 	Services       *ebpf.Map `ebpf:"services"`
 	Sets           *ebpf.Map `ebpf:"sets"`
 	Slots          *ebpf.Map `ebpf:"slots"`
@@ -510,6 +587,7 @@ func (m *kernelMaps) Close() error {
 		m.Backends,
 		m.Counters,
 		m.EgressAddrs,
+		m.EventRings,
 		m.FlowIndex,
 		m.Flows,
 		m.FragmentTokens,
@@ -517,10 +595,13 @@ func (m *kernelMaps) Close() error {
 		m.Frontends,
 		m.IcmpTokens,
 		m.KeptFlows,
+		m.Listeners,
 		m.LocalAddrs,
 		m.Peers,
 		m.PodRanges,
 		m.ReservedPorts,
+		m.ServiceCounts,
+		m.ServiceRefused,
 		m.Services,
 		m.Sets,
 		m.Slots,

@@ -110,6 +110,7 @@ func run(ctx context.Context, o Options) (err error) {
 		apiServers:   &apiServers{log: log, book: src.servers},
 		hold:         newHold(cfg.Sync.MassRemovalHold, rec, src, log),
 		reconcile:    rec,
+		tables:       tables,
 		minPeriod:    cfg.Sync.MinPeriod,
 		selfTest:     probe,
 		packet:       packet,
@@ -129,6 +130,7 @@ func run(ctx context.Context, o Options) (err error) {
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return src.run(ctx) })
+	g.Go(func() error { tellNames(ctx, cfg.Kernel.BPFFS, store, log); return nil })
 	g.Go(func() error { return l.run(ctx) })
 	if packet != nil {
 		defer func() { err = errors.Join(err, packet.devices.Close()) }()
@@ -177,8 +179,10 @@ func newFront(o Options, dp *datapath.Datapath, tables *maps.Tables, src source,
 	f.readiness = health.NewReadiness(time.Now, 2*o.Config.Sync.Period, f.checks)
 	f.nodePorts = health.NewNodePorts(func() bool { return f.readiness.Report().Healthy() }, noHealthPort(o.Config.Node.Name, src), o.Log)
 	f.metrics = metrics.New(f.registry, o.Build, metrics.Reads{
-		Events: func() (map[string]uint64, error) { return readCounters(tables) },
-		Checks: f.passing,
+		Events:       func() (map[string]uint64, error) { return readCounters(tables) },
+		Services:     readServices(tables, o.Config.Kernel.BPFFS),
+		ServiceLimit: o.Config.Metrics.ServiceLimit,
+		Checks:       f.passing,
 	})
 	return f
 }

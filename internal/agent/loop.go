@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/beeline-net/beeline/internal/host"
+	"github.com/beeline-net/beeline/internal/maps"
 	"github.com/beeline-net/beeline/internal/model"
 	"github.com/beeline-net/beeline/internal/plan"
 	"github.com/beeline-net/beeline/internal/reconcile"
@@ -29,6 +30,7 @@ type loop struct {
 	server     netip.Addr
 	apiServers *apiServers
 	reconcile  *reconcile.Reconciler
+	tables     *maps.Tables
 	// minPeriod is how long changes are collected before they are written.
 	minPeriod time.Duration
 	// verifyPeriod is how often everything is read back.

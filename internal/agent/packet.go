@@ -47,6 +47,7 @@ func packetOptions(c config.Config) *datapath.PacketOptions {
 		EchoReply:          c.Datapath.EchoReply,
 		SNATPorts:          [2]uint16{c.Masquerade.Ports.First, c.Masquerade.Ports.Last},
 		Timeouts:           flowTimeouts(sysctl(c.Kernel.Sysctl), c.Conntrack),
+		ServiceCounts:      c.Datapath.ServiceCounts,
 	}
 }
 

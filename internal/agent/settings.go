@@ -31,9 +31,12 @@ func datapathOptions(c config.Config, log *slog.Logger) datapath.Options {
 			abi.MapBackends:   uint32(c.Maps.Backends),
 			abi.MapPeers:      uint32(c.Maps.Peers),
 			abi.MapAffinities: uint32(c.Maps.Affinities),
+
+			abi.MapServiceCounts: uint32(min(c.Maps.ServiceCounts, c.Maps.Services)),
 		},
 		RefuseUnknownPorts: c.Datapath.RefuseUnknownPorts,
 		TCPPeerNames:       c.Datapath.TCPPeerRecords,
+		ServiceCounts:      c.Datapath.ServiceCounts,
 		Packet:             packetOptions(c),
 		UDPTimeout:         timeouts[abi.TimeoutUDPUnanswered],
 		UDPStreamTimeout:   timeouts[abi.TimeoutUDPAnswered],

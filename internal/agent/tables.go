@@ -29,6 +29,9 @@ func (t *tablesCheck) Run(context.Context) error {
 // verify reads everything back and repairs what somebody else has changed
 // (pains A12). The health check "tables" says what could not be repaired.
 func (l *loop) verify(ctx context.Context) {
+	if err := l.tables.ForgetListeners(); err != nil {
+		l.log.Warn("listeners that are gone could not be forgotten", "err", err)
+	}
 	drift, err := l.reconcile.Verify(ctx)
 	if errors.Is(err, reconcile.ErrBusy) {
 		return // what is under way is reported anyway

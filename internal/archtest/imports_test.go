@@ -47,13 +47,15 @@ var floors = map[string]floor{
 	"explain":   {[]string{"model", "oracle", "plan"}, "reasons from plain values; who fetches them is another matter"},
 	"frame":     {[]string{"model"}, "bytes of packets, whoever sends them"},
 
+	"podname": {nil, "a socket between the agent and the command line; what it tells, the agent knows"},
+
 	"config":  {nil, "settings are values; who obeys them imports them"},
 	"health":  {[]string{"model"}, "answers from what it is told"},
 	"metrics": {[]string{"model"}, "counts what it is told"},
 
-	"agent":    {[]string{"abi", "config", "datapath", "explain", "health", "host", "maps", "metrics", "model", "plan", "reconcile", "snapshot", "source/kube", "source/link", "source/manifest", "source/object", "terminate"}, "the one place that wires the others together"},
+	"agent":    {[]string{"abi", "config", "datapath", "explain", "health", "host", "inspect", "maps", "metrics", "model", "plan", "podname", "reconcile", "snapshot", "source/kube", "source/link", "source/manifest", "source/object", "terminate"}, "the one place that wires the others together"},
 	"demo":     {[]string{"datapath", "inspect", "lab", "maps"}, "looks at agents from outside, as an operator does"},
-	"cli":      {[]string{"abi", "agent", "check", "config", "datapath", "demo", "explain", "inspect", "maps", "metrics", "probe", "survey"}, "verbs; what they do stands elsewhere"},
+	"cli":      {[]string{"abi", "agent", "check", "config", "datapath", "demo", "explain", "inspect", "maps", "metrics", "model", "podname", "probe", "survey"}, "verbs; what they do stands elsewhere"},
 	"archtest": {nil, "reads files"},
 }
 
@@ -66,7 +68,7 @@ var libraries = map[string]floor{
 	"sigs.k8s.io/yaml":                     {[]string{"cli", "config", "contract", "source/manifest"}, "YAML is for people and files, at the edge"},
 	"go.yaml.in/yaml/":                     {[]string{"source/manifest"}, "YAML is for people and files, at the edge"},
 	"github.com/vishvananda/":              {[]string{"datapath", "lab", "source/link", "terminate"}, "devices and namespaces are made in the lab only, and watched by one source; tc filters are the datapath's, sockets are ended by one package"},
-	"golang.org/x/sys/unix":                {[]string{"agent", "datapath", "demo", "lab", "maps", "netfilter", "probe", "source/kube", "source/link", "survey", "terminate"}, "system calls are made at the edges"},
+	"golang.org/x/sys/unix":                {[]string{"agent", "datapath", "demo", "lab", "maps", "netfilter", "podname", "probe", "source/kube", "source/link", "survey", "terminate"}, "system calls are made at the edges"},
 	"github.com/google/nftables":           {[]string{"netfilter"}, "netfilter is read in one place"},
 	"golang.org/x/sync/":                   {[]string{"agent"}, "goroutines are started where all is wired"},
 	"github.com/fsnotify/fsnotify":         {[]string{"config", "source/manifest"}, "only files on disk are watched"},

@@ -103,6 +103,8 @@ type Maps struct {
 	Affinities int
 	// Flows are what the packet path may translate at a time.
 	Flows int
+	// ServiceCounts are Service ports whose traffic is counted.
+	ServiceCounts int
 }
 
 // Datapath are switches of the kernel programs.
@@ -115,6 +117,8 @@ type Datapath struct {
 	// TerminateUDPSockets ends UDP sockets that are connected to a backend which
 	// was removed, so that their owners connect anew.
 	TerminateUDPSockets bool
+	// ServiceCounts counts the traffic of each Service port.
+	ServiceCounts bool
 	// PacketPath puts programs on the node's devices, for clients that have no
 	// socket here.
 	PacketPath bool
@@ -247,6 +251,9 @@ type Metrics struct {
 	Bind netip.AddrPort
 	// Profiling adds /debug/pprof and /debug/flags.
 	Profiling bool
+	// ServiceLimit is how many Service ports have metrics of their own; 0: none,
+	// and no sum of the others either.
+	ServiceLimit int
 }
 
 // Logging says what is logged and how.
@@ -285,9 +292,9 @@ func Default() Config {
 		Kernel: Kernel{CgroupRoot: "/sys/fs/cgroup", BPFFS: "/sys/fs/bpf", Sysctl: "/proc/sys"},
 		Maps: Maps{
 			Frontends: 131072, Services: 65536, Slots: 524288,
-			Backends: 262144, Peers: 262144, Affinities: 65536, Flows: 65536,
+			Backends: 262144, Peers: 262144, Affinities: 65536, Flows: 65536, ServiceCounts: 4096,
 		},
-		Datapath: Datapath{RefuseUnknownPorts: true, TCPPeerRecords: true, TerminateUDPSockets: true, PacketPath: true, ClusterIPFromOutside: true},
+		Datapath: Datapath{RefuseUnknownPorts: true, TCPPeerRecords: true, TerminateUDPSockets: true, PacketPath: true, ClusterIPFromOutside: true, ServiceCounts: true},
 		NodePorts: NodePorts{
 			Addresses: []NodePortAddress{{Keyword: All}},
 			Localhost: true,
@@ -301,7 +308,7 @@ func Default() Config {
 		},
 		Sync:        Sync{Period: 30 * time.Second, MassRemovalHold: 30 * time.Second},
 		Health:      Health{Bind: netip.MustParseAddrPort("0.0.0.0:10256")},
-		Metrics:     Metrics{Bind: netip.MustParseAddrPort("127.0.0.1:10249")},
+		Metrics:     Metrics{Bind: netip.MustParseAddrPort("127.0.0.1:10249"), ServiceLimit: 500},
 		OOMScoreAdj: -999,
 		Logging:     Logging{Format: "text"},
 	}

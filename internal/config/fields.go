@@ -142,6 +142,8 @@ func mapFields() []field {
 			"Clients pinned to a backend by session affinity; beyond that, the oldest are forgotten."),
 		size("flows", "max-flows", func(c *Config) *int { return &c.Maps.Flows },
 			"Connections that the packet path serves at a time, 160 bytes each, rounded up to a power of two. When it is full of established ones, new ones are dropped and counted. Connections from sockets on this node need none."),
+		size("serviceCounts", "max-service-counts", func(c *Config) *int { return &c.Maps.ServiceCounts },
+			"Service ports whose traffic is counted one by one: those with the lowest index. Each takes 48 bytes a CPU."),
 	}
 }
 
@@ -156,6 +158,9 @@ func datapathFields() []field {
 		setting("datapath.terminateUDPSockets", "terminate-udp-sockets", Restart, boolean(),
 			func(c *Config) *bool { return &c.Datapath.TerminateUDPSockets },
 			"End UDP sockets that are connected to a backend which was removed, so that their owners get an error and connect anew. Without it they go on sending to its address."),
+		setting("datapath.serviceCounts", "service-counts", Restart, boolean(),
+			func(c *Config) *bool { return &c.Datapath.ServiceCounts },
+			"Count connections, packets, bytes and refusals of each Service port, for `beeline top`, the web page and the metrics."),
 		setting("datapath.packetPath", "packet-path", Restart, boolean(),
 			func(c *Config) *bool { return &c.Datapath.PacketPath },
 			"Serve clients that have no socket on this node, by programs on its devices: NodePorts, load balancer addresses and external IPs from outside, and pods whose sockets this kernel does not see. By tcx, on Linux before 6.6 by clsact filters."),
@@ -272,6 +277,9 @@ func agentFields() []field {
 		setting("metrics.profiling", "profiling", Restart, boolean(),
 			func(c *Config) *bool { return &c.Metrics.Profiling },
 			"Serve /debug/pprof and /debug/flags beside the metrics."),
+		setting("metrics.serviceLimit", "metrics-service-limit", Restart, integer(0, maxEntries),
+			func(c *Config) *int { return &c.Metrics.ServiceLimit },
+			"Service ports that have metrics of their own: the first that have traffic. The traffic of all others is one sum. 0: no metrics of Services."),
 		verbosity,
 		setting("logging.format", "logging-format", Restart, oneOf("text", "json"),
 			func(c *Config) *string { return &c.Logging.Format },

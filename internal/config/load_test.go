@@ -101,14 +101,15 @@ func TestLoad(t *testing.T) {
 		"every setting of our own has a flag": {
 			args: []string{
 				"--node-name=N1", "--manifests=/m", "--cgroup-root=/c", "--bpffs=/b",
-				"--max-frontends=16", "--max-services=17", "--max-slots=18", "--max-backends=19", "--max-peers=20", "--max-affinities=21", "--max-flows=22",
-				"--refuse-unknown-ports=false", "--tcp-peer-records=false", "--terminate-udp-sockets=false", "--packet-path=false", "--cluster-ip-from-outside=false", "--echo-reply",
+				"--max-frontends=16", "--max-services=17", "--max-slots=18", "--max-backends=19", "--max-peers=20", "--max-affinities=21", "--max-flows=22", "--max-service-counts=23", "--metrics-service-limit=24",
+				"--refuse-unknown-ports=false", "--tcp-peer-records=false", "--terminate-udp-sockets=false", "--packet-path=false", "--cluster-ip-from-outside=false", "--echo-reply", "--service-counts=false",
 				"--masquerade-local", "--masquerade-ports=2000-3000", "--sysctl-root=/s", "--strict-claims", "--claim-cidrs=10.1.2.3/8,fd00::/8", "--claim-cidrs=11.0.0.0/8",
 				"-v", "4", "--logging-format=json", "--sync-period=1m", "--min-sync-period=5ms",
 			},
 			want: func(c *Config) {
 				c.Node.Name, c.Manifests, c.Kernel = "n1", "/m", Kernel{"/c", "/b", "/s"}
-				c.Maps = Maps{16, 17, 18, 19, 20, 21, 22}
+				c.Maps = Maps{16, 17, 18, 19, 20, 21, 22, 23}
+				c.Metrics.ServiceLimit = 24
 				c.Datapath, c.Masquerade = Datapath{EchoReply: true}, Masquerade{Local: true, Ports: PortRange{2000, 3000}}
 				c.Claims = Claims{ExternalIPs: true, Strict: true, Allowed: []netip.Prefix{
 					netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8"), netip.MustParsePrefix("11.0.0.0/8")}}
@@ -199,7 +200,7 @@ func TestLoad(t *testing.T) {
 		},
 		"servers can be switched off": {
 			args: []string{"--healthz-bind-address=", "--metrics-port=0"},
-			want: func(c *Config) { c.Health, c.Metrics = Health{}, Metrics{} },
+			want: func(c *Config) { c.Health, c.Metrics.Bind = Health{}, netip.AddrPort{} },
 		},
 		"the deprecated ports": {
 			args: []string{"--healthz-port=1", "--metrics-port=2", "--metrics-bind-address=0.0.0.0:3"},

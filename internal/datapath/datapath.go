@@ -45,6 +45,8 @@ type Options struct {
 	// TCPPeerNames: getpeername() on a TCP socket tells the Service's address,
 	// at the price of a record per connection (ADR 0003).
 	TCPPeerNames bool
+	// ServiceCounts: what each Service has had is counted.
+	ServiceCounts bool
 	// Packet are the settings of the packet path; nil: there is none.
 	Packet *PacketOptions
 	// Handover says which flows are not ours; SetHandover changes it later.
@@ -247,6 +249,7 @@ func (d *Datapath) configure(spec *ebpf.CollectionSpec) error {
 		vars.ConfigRefuseNew.Set(flag(d.opts.Handover.RefuseNew)),
 		setUnlessZero(vars.ConfigUdpTimeoutSecs, uint32(d.opts.UDPTimeout/time.Second)),
 		setUnlessZero(vars.ConfigUdpStreamTimeoutSecs, uint32(d.opts.UDPStreamTimeout/time.Second)),
+		vars.ConfigServiceCounts.Set(flag(d.opts.ServiceCounts)),
 	)
 }
 

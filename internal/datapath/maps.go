@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 
@@ -48,7 +49,7 @@ func OpenMaps(p Pins) (map[string]*ebpf.Map, error) {
 	opened := map[string]*ebpf.Map{}
 	for name := range all {
 		m, err := ebpf.LoadPinnedMap(filepath.Join(p.maps(), name), nil)
-		if errors.Is(err, fs.ErrNotExist) && needed[name] == nil {
+		if errors.Is(err, fs.ErrNotExist) && (needed[name] == nil || slices.Contains(watchMaps(), name)) {
 			continue
 		}
 		if err != nil {
@@ -58,6 +59,12 @@ func OpenMaps(p Pins) (map[string]*ebpf.Map, error) {
 		opened[name] = m
 	}
 	return opened, nil
+}
+
+// watchMaps are those that only people look at. An agent of an earlier version
+// has not made them.
+func watchMaps() []string {
+	return []string{abi.MapListeners, abi.MapEventRings, abi.MapServiceCounts, abi.MapServiceRefused}
 }
 
 // openOrCreateMaps adopts the maps that are in use and makes the missing ones,

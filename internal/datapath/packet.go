@@ -49,6 +49,8 @@ type PacketOptions struct {
 	// ServiceRanges are where ClusterIPs are taken from: connections to an
 	// address there that no Service has are dropped. At most eight.
 	ServiceRanges []netip.Prefix
+	// ServiceCounts: what each Service has had is counted.
+	ServiceCounts bool
 
 	// SNATPorts are the first and last port of source NAT.
 	SNATPorts [2]uint16
@@ -145,6 +147,7 @@ func (o PacketOptions) apply(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Ma
 		v.ConfigKeepFlows.Set(flag(o.Handover.KeepFlows)),
 		v.ConfigRefuseNew.Set(flag(o.Handover.RefuseNew)),
 		o.applyServiceRanges(&v),
+		v.ConfigServiceCounts.Set(flag(o.ServiceCounts)),
 		setUnlessZero(v.ConfigSnatPortMin, o.SNATPorts[0]),
 		setUnlessZero(v.ConfigSnatPortMax, o.SNATPorts[1]),
 		setUnlessZero(v.ConfigIcmpRate, o.ICMPRate),

@@ -19,9 +19,13 @@ const (
 	sockMapAffinities                 = "affinities"
 	sockMapBackends                   = "backends"
 	sockMapCounters                   = "counters"
+	sockMapEventRings                 = "event_rings"
 	sockMapFrontends                  = "frontends"
 	sockMapKeptFlows                  = "kept_flows"
+	sockMapListeners                  = "listeners"
 	sockMapPeers                      = "peers"
+	sockMapServiceCounts              = "service_counts"
+	sockMapServiceRefused             = "service_refused"
 	sockMapServices                   = "services"
 	sockMapSets                       = "sets"
 	sockMapSlots                      = "slots"
@@ -40,6 +44,7 @@ const (
 	sockVarConfigKeepFlows            = "config_keep_flows"
 	sockVarConfigRefuseNew            = "config_refuse_new"
 	sockVarConfigRefuseUnknownPorts   = "config_refuse_unknown_ports"
+	sockVarConfigServiceCounts        = "config_service_counts"
 	sockVarConfigTcpPeerNames         = "config_tcp_peer_names"
 	sockVarConfigUdpStreamTimeoutSecs = "config_udp_stream_timeout_secs"
 	sockVarConfigUdpTimeoutSecs       = "config_udp_timeout_secs"
@@ -102,17 +107,21 @@ type sockProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockMapSpecs struct {
-	Affinities *ebpf.MapSpec `ebpf:"affinities"`
-	Backends   *ebpf.MapSpec `ebpf:"backends"`
-	Counters   *ebpf.MapSpec `ebpf:"counters"`
-	Frontends  *ebpf.MapSpec `ebpf:"frontends"`
-	KeptFlows  *ebpf.MapSpec `ebpf:"kept_flows"`
-	Peers      *ebpf.MapSpec `ebpf:"peers"`
-	Services   *ebpf.MapSpec `ebpf:"services"`
-	Sets       *ebpf.MapSpec `ebpf:"sets"`
-	Slots      *ebpf.MapSpec `ebpf:"slots"`
-	UdpPeers   *ebpf.MapSpec `ebpf:"udp_peers"`
-	VipFilter  *ebpf.MapSpec `ebpf:"vip_filter"`
+	Affinities     *ebpf.MapSpec `ebpf:"affinities"`
+	Backends       *ebpf.MapSpec `ebpf:"backends"`
+	Counters       *ebpf.MapSpec `ebpf:"counters"`
+	EventRings     *ebpf.MapSpec `ebpf:"event_rings"`
+	Frontends      *ebpf.MapSpec `ebpf:"frontends"`
+	KeptFlows      *ebpf.MapSpec `ebpf:"kept_flows"`
+	Listeners      *ebpf.MapSpec `ebpf:"listeners"`
+	Peers          *ebpf.MapSpec `ebpf:"peers"`
+	ServiceCounts  *ebpf.MapSpec `ebpf:"service_counts"`
+	ServiceRefused *ebpf.MapSpec `ebpf:"service_refused"`
+	Services       *ebpf.MapSpec `ebpf:"services"`
+	Sets           *ebpf.MapSpec `ebpf:"sets"`
+	Slots          *ebpf.MapSpec `ebpf:"slots"`
+	UdpPeers       *ebpf.MapSpec `ebpf:"udp_peers"`
+	VipFilter      *ebpf.MapSpec `ebpf:"vip_filter"`
 }
 
 // sockVariableSpecs contains global variables before they are loaded into the kernel.
@@ -123,6 +132,7 @@ type sockVariableSpecs struct {
 	ConfigKeepFlows            *ebpf.VariableSpec `ebpf:"config_keep_flows"`
 	ConfigRefuseNew            *ebpf.VariableSpec `ebpf:"config_refuse_new"`
 	ConfigRefuseUnknownPorts   *ebpf.VariableSpec `ebpf:"config_refuse_unknown_ports"`
+	ConfigServiceCounts        *ebpf.VariableSpec `ebpf:"config_service_counts"`
 	ConfigTcpPeerNames         *ebpf.VariableSpec `ebpf:"config_tcp_peer_names"`
 	ConfigUdpStreamTimeoutSecs *ebpf.VariableSpec `ebpf:"config_udp_stream_timeout_secs"`
 	ConfigUdpTimeoutSecs       *ebpf.VariableSpec `ebpf:"config_udp_timeout_secs"`
@@ -148,17 +158,21 @@ func (o *sockObjects) Close() error {
 //
 // It can be passed to loadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockMaps struct {
-	Affinities *ebpf.Map `ebpf:"affinities"`
-	Backends   *ebpf.Map `ebpf:"backends"`
-	Counters   *ebpf.Map `ebpf:"counters"`
-	Frontends  *ebpf.Map `ebpf:"frontends"`
-	KeptFlows  *ebpf.Map `ebpf:"kept_flows"`
-	Peers      *ebpf.Map `ebpf:"peers"`
-	Services   *ebpf.Map `ebpf:"services"`
-	Sets       *ebpf.Map `ebpf:"sets"`
-	Slots      *ebpf.Map `ebpf:"slots"`
-	UdpPeers   *ebpf.Map `ebpf:"udp_peers"`
-	VipFilter  *ebpf.Map `ebpf:"vip_filter"`
+	Affinities     *ebpf.Map `ebpf:"affinities"`
+	Backends       *ebpf.Map `ebpf:"backends"`
+	Counters       *ebpf.Map `ebpf:"counters"`
+	EventRings     *ebpf.Map `ebpf:"event_rings"`
+	Frontends      *ebpf.Map `ebpf:"frontends"`
+	KeptFlows      *ebpf.Map `ebpf:"kept_flows"`
+	Listeners      *ebpf.Map `ebpf:"listeners"`
+	Peers          *ebpf.Map `ebpf:"peers"`
+	ServiceCounts  *ebpf.Map `ebpf:"service_counts"`
+	ServiceRefused *ebpf.Map `ebpf:"service_refused"`
+	Services       *ebpf.Map `ebpf:"services"`
+	Sets           *ebpf.Map `ebpf:"sets"`
+	Slots          *ebpf.Map `ebpf:"slots"`
+	UdpPeers       *ebpf.Map `ebpf:"udp_peers"`
+	VipFilter      *ebpf.Map `ebpf:"vip_filter"`
 }
 
 func (m *sockMaps) Close() error {
@@ -166,9 +180,13 @@ func (m *sockMaps) Close() error {
 		m.Affinities,
 		m.Backends,
 		m.Counters,
+		m.EventRings,
 		m.Frontends,
 		m.KeptFlows,
+		m.Listeners,
 		m.Peers,
+		m.ServiceCounts,
+		m.ServiceRefused,
 		m.Services,
 		m.Sets,
 		m.Slots,
@@ -185,6 +203,7 @@ type sockVariables struct {
 	ConfigKeepFlows            *ebpf.Variable `ebpf:"config_keep_flows"`
 	ConfigRefuseNew            *ebpf.Variable `ebpf:"config_refuse_new"`
 	ConfigRefuseUnknownPorts   *ebpf.Variable `ebpf:"config_refuse_unknown_ports"`
+	ConfigServiceCounts        *ebpf.Variable `ebpf:"config_service_counts"`
 	ConfigTcpPeerNames         *ebpf.Variable `ebpf:"config_tcp_peer_names"`
 	ConfigUdpStreamTimeoutSecs *ebpf.Variable `ebpf:"config_udp_stream_timeout_secs"`
 	ConfigUdpTimeoutSecs       *ebpf.Variable `ebpf:"config_udp_timeout_secs"`

@@ -18,8 +18,10 @@ import (
 const (
 	tcMapAffinities                 = "affinities"
 	tcMapBackends                   = "backends"
+	tcMapBalanceWork                = "balance_work"
 	tcMapCounters                   = "counters"
 	tcMapEgressAddrs                = "egress_addrs"
+	tcMapEventRings                 = "event_rings"
 	tcMapFlowIndex                  = "flow_index"
 	tcMapFlows                      = "flows"
 	tcMapFragmentTokens             = "fragment_tokens"
@@ -29,10 +31,13 @@ const (
 	tcMapIcmpTokens                 = "icmp_tokens"
 	tcMapIcmpWork                   = "icmp_work"
 	tcMapKeptFlows                  = "kept_flows"
+	tcMapListeners                  = "listeners"
 	tcMapLocalAddrs                 = "local_addrs"
 	tcMapPeers                      = "peers"
 	tcMapPodRanges                  = "pod_ranges"
 	tcMapReservedPorts              = "reserved_ports"
+	tcMapServiceCounts              = "service_counts"
+	tcMapServiceRefused             = "service_refused"
 	tcMapServices                   = "services"
 	tcMapSets                       = "sets"
 	tcMapSlots                      = "slots"
@@ -60,6 +65,7 @@ const (
 	tcVarConfigRedirectLocal        = "config_redirect_local"
 	tcVarConfigRefuseNew            = "config_refuse_new"
 	tcVarConfigRefuseUnknownPorts   = "config_refuse_unknown_ports"
+	tcVarConfigServiceCounts        = "config_service_counts"
 	tcVarConfigServiceRangeBase     = "config_service_range_base"
 	tcVarConfigServiceRangeCount    = "config_service_range_count"
 	tcVarConfigServiceRangeMask     = "config_service_range_mask"
@@ -124,8 +130,10 @@ type tcProgramSpecs struct {
 type tcMapSpecs struct {
 	Affinities     *ebpf.MapSpec `ebpf:"affinities"`
 	Backends       *ebpf.MapSpec `ebpf:"backends"`
+	BalanceWork    *ebpf.MapSpec `ebpf:"balance_work"`
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
 	EgressAddrs    *ebpf.MapSpec `ebpf:"egress_addrs"`
+	EventRings     *ebpf.MapSpec `ebpf:"event_rings"`
 	FlowIndex      *ebpf.MapSpec `ebpf:"flow_index"`
 	Flows          *ebpf.MapSpec `ebpf:"flows"`
 	FragmentTokens *ebpf.MapSpec `ebpf:"fragment_tokens"`
@@ -135,10 +143,13 @@ type tcMapSpecs struct {
 	IcmpTokens     *ebpf.MapSpec `ebpf:"icmp_tokens"`
 	IcmpWork       *ebpf.MapSpec `ebpf:"icmp_work"`
 	KeptFlows      *ebpf.MapSpec `ebpf:"kept_flows"`
+	Listeners      *ebpf.MapSpec `ebpf:"listeners"`
 	LocalAddrs     *ebpf.MapSpec `ebpf:"local_addrs"`
 	Peers          *ebpf.MapSpec `ebpf:"peers"`
 	PodRanges      *ebpf.MapSpec `ebpf:"pod_ranges"`
 	ReservedPorts  *ebpf.MapSpec `ebpf:"reserved_ports"`
+	ServiceCounts  *ebpf.MapSpec `ebpf:"service_counts"`
+	ServiceRefused *ebpf.MapSpec `ebpf:"service_refused"`
 	Services       *ebpf.MapSpec `ebpf:"services"`
 	Sets           *ebpf.MapSpec `ebpf:"sets"`
 	Slots          *ebpf.MapSpec `ebpf:"slots"`
@@ -170,6 +181,7 @@ type tcVariableSpecs struct {
 	ConfigRedirectLocal        *ebpf.VariableSpec `ebpf:"config_redirect_local"`
 	ConfigRefuseNew            *ebpf.VariableSpec `ebpf:"config_refuse_new"`
 	ConfigRefuseUnknownPorts   *ebpf.VariableSpec `ebpf:"config_refuse_unknown_ports"`
+	ConfigServiceCounts        *ebpf.VariableSpec `ebpf:"config_service_counts"`
 	ConfigServiceRangeBase     *ebpf.VariableSpec `ebpf:"config_service_range_base"`
 	ConfigServiceRangeCount    *ebpf.VariableSpec `ebpf:"config_service_range_count"`
 	ConfigServiceRangeMask     *ebpf.VariableSpec `ebpf:"config_service_range_mask"`
@@ -204,8 +216,10 @@ func (o *tcObjects) Close() error {
 type tcMaps struct {
 	Affinities     *ebpf.Map `ebpf:"affinities"`
 	Backends       *ebpf.Map `ebpf:"backends"`
+	BalanceWork    *ebpf.Map `ebpf:"balance_work"`
 	Counters       *ebpf.Map `ebpf:"counters"`
 	EgressAddrs    *ebpf.Map `ebpf:"egress_addrs"`
+	EventRings     *ebpf.Map `ebpf:"event_rings"`
 	FlowIndex      *ebpf.Map `ebpf:"flow_index"`
 	Flows          *ebpf.Map `ebpf:"flows"`
 	FragmentTokens *ebpf.Map `ebpf:"fragment_tokens"`
@@ -215,10 +229,13 @@ type tcMaps struct {
 	IcmpTokens     *ebpf.Map `ebpf:"icmp_tokens"`
 	IcmpWork       *ebpf.Map `ebpf:"icmp_work"`
 	KeptFlows      *ebpf.Map `ebpf:"kept_flows"`
+	Listeners      *ebpf.Map `ebpf:"listeners"`
 	LocalAddrs     *ebpf.Map `ebpf:"local_addrs"`
 	Peers          *ebpf.Map `ebpf:"peers"`
 	PodRanges      *ebpf.Map `ebpf:"pod_ranges"`
 	ReservedPorts  *ebpf.Map `ebpf:"reserved_ports"`
+	ServiceCounts  *ebpf.Map `ebpf:"service_counts"`
+	ServiceRefused *ebpf.Map `ebpf:"service_refused"`
 	Services       *ebpf.Map `ebpf:"services"`
 	Sets           *ebpf.Map `ebpf:"sets"`
 	Slots          *ebpf.Map `ebpf:"slots"`
@@ -231,8 +248,10 @@ func (m *tcMaps) Close() error {
 	return _TcClose(
 		m.Affinities,
 		m.Backends,
+		m.BalanceWork,
 		m.Counters,
 		m.EgressAddrs,
+		m.EventRings,
 		m.FlowIndex,
 		m.Flows,
 		m.FragmentTokens,
@@ -242,10 +261,13 @@ func (m *tcMaps) Close() error {
 		m.IcmpTokens,
 		m.IcmpWork,
 		m.KeptFlows,
+		m.Listeners,
 		m.LocalAddrs,
 		m.Peers,
 		m.PodRanges,
 		m.ReservedPorts,
+		m.ServiceCounts,
+		m.ServiceRefused,
 		m.Services,
 		m.Sets,
 		m.Slots,
@@ -278,6 +300,7 @@ type tcVariables struct {
 	ConfigRedirectLocal        *ebpf.Variable `ebpf:"config_redirect_local"`
 	ConfigRefuseNew            *ebpf.Variable `ebpf:"config_refuse_new"`
 	ConfigRefuseUnknownPorts   *ebpf.Variable `ebpf:"config_refuse_unknown_ports"`
+	ConfigServiceCounts        *ebpf.Variable `ebpf:"config_service_counts"`
 	ConfigServiceRangeBase     *ebpf.Variable `ebpf:"config_service_range_base"`
 	ConfigServiceRangeCount    *ebpf.Variable `ebpf:"config_service_range_count"`
 	ConfigServiceRangeMask     *ebpf.Variable `ebpf:"config_service_range_mask"`

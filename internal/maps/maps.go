@@ -74,9 +74,12 @@ type Tables struct {
 	// Written by programs.
 	Peers      Hash[uint64, abi.Peer]
 	Affinities Hash[abi.AffinityKey, abi.Affinity]
+	Flows      FlowRecords
+	Traffic    Traffic
 
-	counters func() ([abi.Counters]uint64, error)
-	close    func() error
+	listeners *listenerTable
+	counters  func() ([abi.Counters]uint64, error)
+	close     func() error
 }
 
 // Len counts the entries of a hash table by walking it.
@@ -124,6 +127,9 @@ func open(kernel map[string]*ebpf.Map, writable bool) (*Tables, error) {
 		Affinities: openHash[abi.AffinityKey, abi.Affinity](o, abi.MapAffinities),
 		Packet:     o.packet(),
 		Kept:       openHash[abi.FlowTuple, uint32](o, abi.MapKeptFlows),
+		Flows:      o.flows(),
+		Traffic:    o.traffic(),
+		listeners:  o.listeners(),
 		close:      o.close,
 	}
 	counters := o.find(abi.MapCounters, 4, 8)

@@ -21,6 +21,9 @@ const (
 	labelEvent  = "event"
 	labelReason = "reason"
 	labelCheck  = "check"
+
+	labelPath      = "path"
+	labelDirection = "direction"
 )
 
 // description is a metric as the reference page has it.
@@ -35,6 +38,7 @@ type description struct {
 const (
 	groupKubeProxy = "kube-proxy's metrics"
 	groupKernel    = "The kernel maps and programs"
+	groupServices  = "Services"
 	groupAgent     = "The agent"
 )
 
@@ -99,6 +103,7 @@ func describe(reg prometheus.Registerer, build Build, reads Reads) (*Metrics, []
 	m, b := &Metrics{}, &builder{reg: reg}
 	b.kubeProxy(m)
 	b.kernel(m, reads)
+	b.services(reads)
 	b.agent(m, build, reads)
 	reg.MustRegister(
 		collectors.NewGoCollector(),

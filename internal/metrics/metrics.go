@@ -42,6 +42,10 @@ type Reads struct {
 	// Events returns the counters of the kernel programs, by the names that
 	// package abi has for them.
 	Events func() (map[string]uint64, error)
+	// Services returns what Service ports have had that had anything, and
+	// ServiceLimit is how many have series of their own: 0 for none.
+	Services     func() ([]ServiceTraffic, error)
+	ServiceLimit int
 	// Checks returns whether each health check passes.
 	Checks func() map[string]bool
 }

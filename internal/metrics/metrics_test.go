@@ -228,7 +228,7 @@ func TestNamesFollowTheRules(t *testing.T) {
 		t.Error(diff)
 	}
 	if !slices.IsSortedFunc(all, func(a, b description) int {
-		order := []string{groupKubeProxy, groupKernel, groupAgent}
+		order := []string{groupKubeProxy, groupKernel, groupServices, groupAgent}
 		return slices.Index(order, a.group) - slices.Index(order, b.group)
 	}) {
 		t.Error("sections of the page are torn apart")

@@ -28,12 +28,21 @@ Prometheus' format. Beside them there are the usual ` + "`go_*`" + ` and ` + "`p
 | ` + "`event`" + ` | name of a counter of the kernel programs, such as no_backend or unknown_port |
 | ` + "`reason`" + ` | why a part of a Service is not served; the same word as in its Event |
 | ` + "`check`" + ` | name of a health check |
+| ` + "`namespace`, `service`, `port`, `protocol`" + ` | a Service port; the name of the port may be empty |
+| ` + "`path`" + ` | socket: decided when a process of this node connected or sent; packet: decided for a packet |
+| ` + "`direction`" + ` | request: from the client; reply: to it |
 `
 
 const kubeProxyIntro = `
 These have kube-proxy's names, labels and buckets, because they mean the same; dashboards
 and alerts for kube-proxy work with them. What kube-proxy counts of iptables, nftables,
 IPVS and conntrack has no equal here and is not exported.
+`
+
+const servicesIntro = `
+Only Service ports that had traffic on this node are here. The first
+` + "`metrics.serviceLimit`" + ` of them have series of their own; the rest is one sum, with an
+empty namespace and the name ` + "`other`" + `. 0 switches all of these off.
 `
 
 // Reference is the reference page of the metrics, in Markdown.
@@ -48,6 +57,9 @@ func Reference() string {
 			fmt.Fprintf(&b, "\n## %s\n", group)
 			if group == groupKubeProxy {
 				b.WriteString(kubeProxyIntro)
+			}
+			if group == groupServices {
+				b.WriteString(servicesIntro)
 			}
 			b.WriteString("\n| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n")
 		}

@@ -81,6 +81,7 @@ func (r *Reconciler) register(work []*service) {
 	var ports []*port
 	var numbers []uint32
 	var names []abi.ServiceName
+	fresh := map[uint32]bool{}
 	for _, s := range work {
 		for _, p := range s.ports {
 			if p.want == nil || p.named {
@@ -92,6 +93,7 @@ func (r *Reconciler) register(work []*service) {
 				if p.index, p.indexed = r.numbers.alloc(); !p.indexed {
 					err = fmt.Errorf("service indexes, %d in use: %w", r.numbers.used, errNoRoom)
 				}
+				fresh[p.index] = err == nil
 			}
 			if err != nil {
 				r.note(s, fmt.Errorf("port %v: %w", id, err))
@@ -99,6 +101,10 @@ func (r *Reconciler) register(work []*service) {
 			}
 			ports, numbers, names = append(ports, p), append(numbers, p.index), append(names, name)
 		}
+	}
+	// What another Service has had under the same index is not theirs.
+	if err := r.tables.Traffic.Forget(fresh); err != nil {
+		r.log.Warn("a new Service begins with the counts of an old one", "err", err)
 	}
 	putAll(r.tables.Services, numbers, names, func(i int, err error) {
 		if ports[i].named = err == nil; err != nil {

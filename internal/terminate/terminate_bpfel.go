@@ -20,9 +20,13 @@ const (
 	terminateMapBackends                   = "backends"
 	terminateMapCounters                   = "counters"
 	terminateMapEndings                    = "endings"
+	terminateMapEventRings                 = "event_rings"
 	terminateMapFrontends                  = "frontends"
 	terminateMapKeptFlows                  = "kept_flows"
+	terminateMapListeners                  = "listeners"
 	terminateMapPeers                      = "peers"
+	terminateMapServiceCounts              = "service_counts"
+	terminateMapServiceRefused             = "service_refused"
 	terminateMapServices                   = "services"
 	terminateMapSets                       = "sets"
 	terminateMapSlots                      = "slots"
@@ -35,6 +39,7 @@ const (
 	terminateVarConfigKeepFlows            = "config_keep_flows"
 	terminateVarConfigRefuseNew            = "config_refuse_new"
 	terminateVarConfigRefuseUnknownPorts   = "config_refuse_unknown_ports"
+	terminateVarConfigServiceCounts        = "config_service_counts"
 	terminateVarConfigTcpPeerNames         = "config_tcp_peer_names"
 	terminateVarConfigUdpStreamTimeoutSecs = "config_udp_stream_timeout_secs"
 	terminateVarConfigUdpTimeoutSecs       = "config_udp_timeout_secs"
@@ -91,18 +96,22 @@ type terminateProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type terminateMapSpecs struct {
-	Affinities *ebpf.MapSpec `ebpf:"affinities"`
-	Backends   *ebpf.MapSpec `ebpf:"backends"`
-	Counters   *ebpf.MapSpec `ebpf:"counters"`
-	Endings    *ebpf.MapSpec `ebpf:"endings"`
-	Frontends  *ebpf.MapSpec `ebpf:"frontends"`
-	KeptFlows  *ebpf.MapSpec `ebpf:"kept_flows"`
-	Peers      *ebpf.MapSpec `ebpf:"peers"`
-	Services   *ebpf.MapSpec `ebpf:"services"`
-	Sets       *ebpf.MapSpec `ebpf:"sets"`
-	Slots      *ebpf.MapSpec `ebpf:"slots"`
-	UdpPeers   *ebpf.MapSpec `ebpf:"udp_peers"`
-	VipFilter  *ebpf.MapSpec `ebpf:"vip_filter"`
+	Affinities     *ebpf.MapSpec `ebpf:"affinities"`
+	Backends       *ebpf.MapSpec `ebpf:"backends"`
+	Counters       *ebpf.MapSpec `ebpf:"counters"`
+	Endings        *ebpf.MapSpec `ebpf:"endings"`
+	EventRings     *ebpf.MapSpec `ebpf:"event_rings"`
+	Frontends      *ebpf.MapSpec `ebpf:"frontends"`
+	KeptFlows      *ebpf.MapSpec `ebpf:"kept_flows"`
+	Listeners      *ebpf.MapSpec `ebpf:"listeners"`
+	Peers          *ebpf.MapSpec `ebpf:"peers"`
+	ServiceCounts  *ebpf.MapSpec `ebpf:"service_counts"`
+	ServiceRefused *ebpf.MapSpec `ebpf:"service_refused"`
+	Services       *ebpf.MapSpec `ebpf:"services"`
+	Sets           *ebpf.MapSpec `ebpf:"sets"`
+	Slots          *ebpf.MapSpec `ebpf:"slots"`
+	UdpPeers       *ebpf.MapSpec `ebpf:"udp_peers"`
+	VipFilter      *ebpf.MapSpec `ebpf:"vip_filter"`
 }
 
 // terminateVariableSpecs contains global variables before they are loaded into the kernel.
@@ -113,6 +122,7 @@ type terminateVariableSpecs struct {
 	ConfigKeepFlows            *ebpf.VariableSpec `ebpf:"config_keep_flows"`
 	ConfigRefuseNew            *ebpf.VariableSpec `ebpf:"config_refuse_new"`
 	ConfigRefuseUnknownPorts   *ebpf.VariableSpec `ebpf:"config_refuse_unknown_ports"`
+	ConfigServiceCounts        *ebpf.VariableSpec `ebpf:"config_service_counts"`
 	ConfigTcpPeerNames         *ebpf.VariableSpec `ebpf:"config_tcp_peer_names"`
 	ConfigUdpStreamTimeoutSecs *ebpf.VariableSpec `ebpf:"config_udp_stream_timeout_secs"`
 	ConfigUdpTimeoutSecs       *ebpf.VariableSpec `ebpf:"config_udp_timeout_secs"`
@@ -138,18 +148,22 @@ func (o *terminateObjects) Close() error {
 //
 // It can be passed to loadTerminateObjects or ebpf.CollectionSpec.LoadAndAssign.
 type terminateMaps struct {
-	Affinities *ebpf.Map `ebpf:"affinities"`
-	Backends   *ebpf.Map `ebpf:"backends"`
-	Counters   *ebpf.Map `ebpf:"counters"`
-	Endings    *ebpf.Map `ebpf:"endings"`
-	Frontends  *ebpf.Map `ebpf:"frontends"`
-	KeptFlows  *ebpf.Map `ebpf:"kept_flows"`
-	Peers      *ebpf.Map `ebpf:"peers"`
-	Services   *ebpf.Map `ebpf:"services"`
-	Sets       *ebpf.Map `ebpf:"sets"`
-	Slots      *ebpf.Map `ebpf:"slots"`
-	UdpPeers   *ebpf.Map `ebpf:"udp_peers"`
-	VipFilter  *ebpf.Map `ebpf:"vip_filter"`
+	Affinities     *ebpf.Map `ebpf:"affinities"`
+	Backends       *ebpf.Map `ebpf:"backends"`
+	Counters       *ebpf.Map `ebpf:"counters"`
+	Endings        *ebpf.Map `ebpf:"endings"`
+	EventRings     *ebpf.Map `ebpf:"event_rings"`
+	Frontends      *ebpf.Map `ebpf:"frontends"`
+	KeptFlows      *ebpf.Map `ebpf:"kept_flows"`
+	Listeners      *ebpf.Map `ebpf:"listeners"`
+	Peers          *ebpf.Map `ebpf:"peers"`
+	ServiceCounts  *ebpf.Map `ebpf:"service_counts"`
+	ServiceRefused *ebpf.Map `ebpf:"service_refused"`
+	Services       *ebpf.Map `ebpf:"services"`
+	Sets           *ebpf.Map `ebpf:"sets"`
+	Slots          *ebpf.Map `ebpf:"slots"`
+	UdpPeers       *ebpf.Map `ebpf:"udp_peers"`
+	VipFilter      *ebpf.Map `ebpf:"vip_filter"`
 }
 
 func (m *terminateMaps) Close() error {
@@ -158,9 +172,13 @@ func (m *terminateMaps) Close() error {
 		m.Backends,
 		m.Counters,
 		m.Endings,
+		m.EventRings,
 		m.Frontends,
 		m.KeptFlows,
+		m.Listeners,
 		m.Peers,
+		m.ServiceCounts,
+		m.ServiceRefused,
 		m.Services,
 		m.Sets,
 		m.Slots,
@@ -177,6 +195,7 @@ type terminateVariables struct {
 	ConfigKeepFlows            *ebpf.Variable `ebpf:"config_keep_flows"`
 	ConfigRefuseNew            *ebpf.Variable `ebpf:"config_refuse_new"`
 	ConfigRefuseUnknownPorts   *ebpf.Variable `ebpf:"config_refuse_unknown_ports"`
+	ConfigServiceCounts        *ebpf.Variable `ebpf:"config_service_counts"`
 	ConfigTcpPeerNames         *ebpf.Variable `ebpf:"config_tcp_peer_names"`
 	ConfigUdpStreamTimeoutSecs *ebpf.Variable `ebpf:"config_udp_stream_timeout_secs"`
 	ConfigUdpTimeoutSecs       *ebpf.Variable `ebpf:"config_udp_timeout_secs"`

@@ -20,6 +20,7 @@ const (
 	tablesMapBackends                   = "backends"
 	tablesMapCounters                   = "counters"
 	tablesMapEgressAddrs                = "egress_addrs"
+	tablesMapEventRings                 = "event_rings"
 	tablesMapFlowIndex                  = "flow_index"
 	tablesMapFlows                      = "flows"
 	tablesMapFragmentTokens             = "fragment_tokens"
@@ -27,6 +28,7 @@ const (
 	tablesMapFrontends                  = "frontends"
 	tablesMapIcmpTokens                 = "icmp_tokens"
 	tablesMapKeptFlows                  = "kept_flows"
+	tablesMapListeners                  = "listeners"
 	tablesMapLocalAddrs                 = "local_addrs"
 	tablesMapLru                        = "lru"
 	tablesMapOnDemand                   = "on_demand"
@@ -34,6 +36,8 @@ const (
 	tablesMapPodRanges                  = "pod_ranges"
 	tablesMapPreallocated               = "preallocated"
 	tablesMapReservedPorts              = "reserved_ports"
+	tablesMapServiceCounts              = "service_counts"
+	tablesMapServiceRefused             = "service_refused"
 	tablesMapServices                   = "services"
 	tablesMapSets                       = "sets"
 	tablesMapSlots                      = "slots"
@@ -68,6 +72,7 @@ const (
 	tablesVarConfigRedirectLocal        = "config_redirect_local"
 	tablesVarConfigRefuseNew            = "config_refuse_new"
 	tablesVarConfigRefuseUnknownPorts   = "config_refuse_unknown_ports"
+	tablesVarConfigServiceCounts        = "config_service_counts"
 	tablesVarConfigServiceRangeBase     = "config_service_range_base"
 	tablesVarConfigServiceRangeCount    = "config_service_range_count"
 	tablesVarConfigServiceRangeMask     = "config_service_range_mask"
@@ -142,6 +147,7 @@ type tablesMapSpecs struct {
 	Backends       *ebpf.MapSpec `ebpf:"backends"`
 	Counters       *ebpf.MapSpec `ebpf:"counters"`
 	EgressAddrs    *ebpf.MapSpec `ebpf:"egress_addrs"`
+	EventRings     *ebpf.MapSpec `ebpf:"event_rings"`
 	FlowIndex      *ebpf.MapSpec `ebpf:"flow_index"`
 	Flows          *ebpf.MapSpec `ebpf:"flows"`
 	FragmentTokens *ebpf.MapSpec `ebpf:"fragment_tokens"`
@@ -149,6 +155,7 @@ type tablesMapSpecs struct {
 	Frontends      *ebpf.MapSpec `ebpf:"frontends"`
 	IcmpTokens     *ebpf.MapSpec `ebpf:"icmp_tokens"`
 	KeptFlows      *ebpf.MapSpec `ebpf:"kept_flows"`
+	Listeners      *ebpf.MapSpec `ebpf:"listeners"`
 	LocalAddrs     *ebpf.MapSpec `ebpf:"local_addrs"`
 	Lru            *ebpf.MapSpec `ebpf:"lru"`
 	OnDemand       *ebpf.MapSpec `ebpf:"on_demand"`
@@ -156,6 +163,8 @@ type tablesMapSpecs struct {
 	PodRanges      *ebpf.MapSpec `ebpf:"pod_ranges"`
 	Preallocated   *ebpf.MapSpec `ebpf:"preallocated"`
 	ReservedPorts  *ebpf.MapSpec `ebpf:"reserved_ports"`
+	ServiceCounts  *ebpf.MapSpec `ebpf:"service_counts"`
+	ServiceRefused *ebpf.MapSpec `ebpf:"service_refused"`
 	Services       *ebpf.MapSpec `ebpf:"services"`
 	Sets           *ebpf.MapSpec `ebpf:"sets"`
 	Slots          *ebpf.MapSpec `ebpf:"slots"`
@@ -187,6 +196,7 @@ type tablesVariableSpecs struct {
 	ConfigRedirectLocal        *ebpf.VariableSpec `ebpf:"config_redirect_local"`
 	ConfigRefuseNew            *ebpf.VariableSpec `ebpf:"config_refuse_new"`
 	ConfigRefuseUnknownPorts   *ebpf.VariableSpec `ebpf:"config_refuse_unknown_ports"`
+	ConfigServiceCounts        *ebpf.VariableSpec `ebpf:"config_service_counts"`
 	ConfigServiceRangeBase     *ebpf.VariableSpec `ebpf:"config_service_range_base"`
 	ConfigServiceRangeCount    *ebpf.VariableSpec `ebpf:"config_service_range_count"`
 	ConfigServiceRangeMask     *ebpf.VariableSpec `ebpf:"config_service_range_mask"`
@@ -224,6 +234,7 @@ type tablesMaps struct {
 	Backends       *ebpf.Map `ebpf:"backends"`
 	Counters       *ebpf.Map `ebpf:"counters"`
 	EgressAddrs    *ebpf.Map `ebpf:"egress_addrs"`
+	EventRings     *ebpf.Map `ebpf:"event_rings"`
 	FlowIndex      *ebpf.Map `ebpf:"flow_index"`
 	Flows          *ebpf.Map `ebpf:"flows"`
 	FragmentTokens *ebpf.Map `ebpf:"fragment_tokens"`
@@ -231,6 +242,7 @@ type tablesMaps struct {
 	Frontends      *ebpf.Map `ebpf:"frontends"`
 	IcmpTokens     *ebpf.Map `ebpf:"icmp_tokens"`
 	KeptFlows      *ebpf.Map `ebpf:"kept_flows"`
+	Listeners      *ebpf.Map `ebpf:"listeners"`
 	LocalAddrs     *ebpf.Map `ebpf:"local_addrs"`
 	Lru            *ebpf.Map `ebpf:"lru"`
 	OnDemand       *ebpf.Map `ebpf:"on_demand"`
@@ -238,6 +250,8 @@ type tablesMaps struct {
 	PodRanges      *ebpf.Map `ebpf:"pod_ranges"`
 	Preallocated   *ebpf.Map `ebpf:"preallocated"`
 	ReservedPorts  *ebpf.Map `ebpf:"reserved_ports"`
+	ServiceCounts  *ebpf.Map `ebpf:"service_counts"`
+	ServiceRefused *ebpf.Map `ebpf:"service_refused"`
 	Services       *ebpf.Map `ebpf:"services"`
 	Sets           *ebpf.Map `ebpf:"sets"`
 	Slots          *ebpf.Map `ebpf:"slots"`
@@ -252,6 +266,7 @@ func (m *tablesMaps) Close() error {
 		m.Backends,
 		m.Counters,
 		m.EgressAddrs,
+		m.EventRings,
 		m.FlowIndex,
 		m.Flows,
 		m.FragmentTokens,
@@ -259,6 +274,7 @@ func (m *tablesMaps) Close() error {
 		m.Frontends,
 		m.IcmpTokens,
 		m.KeptFlows,
+		m.Listeners,
 		m.LocalAddrs,
 		m.Lru,
 		m.OnDemand,
@@ -266,6 +282,8 @@ func (m *tablesMaps) Close() error {
 		m.PodRanges,
 		m.Preallocated,
 		m.ReservedPorts,
+		m.ServiceCounts,
+		m.ServiceRefused,
 		m.Services,
 		m.Sets,
 		m.Slots,
@@ -298,6 +316,7 @@ type tablesVariables struct {
 	ConfigRedirectLocal        *ebpf.Variable `ebpf:"config_redirect_local"`
 	ConfigRefuseNew            *ebpf.Variable `ebpf:"config_refuse_new"`
 	ConfigRefuseUnknownPorts   *ebpf.Variable `ebpf:"config_refuse_unknown_ports"`
+	ConfigServiceCounts        *ebpf.Variable `ebpf:"config_service_counts"`
 	ConfigServiceRangeBase     *ebpf.Variable `ebpf:"config_service_range_base"`
 	ConfigServiceRangeCount    *ebpf.Variable `ebpf:"config_service_range_count"`
 	ConfigServiceRangeMask     *ebpf.Variable `ebpf:"config_service_range_mask"`
