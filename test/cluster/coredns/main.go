@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command coredns is the real CoreDNS with the plugins of kubeadm's Corefile.
+// Command coredns is the real CoreDNS with the plugins of kubeadm's Corefile and
+// of the official tests' (hosts).
 // The others link the clients of half a dozen clouds, which nobody here calls.
 package main
 
@@ -10,6 +11,7 @@ import (
 	_ "github.com/coredns/coredns/plugin/errors"
 	_ "github.com/coredns/coredns/plugin/forward"
 	_ "github.com/coredns/coredns/plugin/health"
+	_ "github.com/coredns/coredns/plugin/hosts"
 	_ "github.com/coredns/coredns/plugin/kubernetes"
 	_ "github.com/coredns/coredns/plugin/loadbalance"
 	_ "github.com/coredns/coredns/plugin/log"
