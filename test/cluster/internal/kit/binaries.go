@@ -51,7 +51,7 @@ var (
 		},
 	}
 	coreDNSBuild = moduleBuild{
-		name: "coredns-2", // raise it when its plugins change
+		name:   "coredns-2", // raise it when its plugins change
 		module: "coredns", path: "github.com/coredns/coredns",
 		commands: func(_, dir string) [][]string {
 			return [][]string{{"build", "-o", dir + "/coredns", "-ldflags", "-s -w", "."}}
