@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/beeline-net/beeline/internal/lab"
 )
 
@@ -184,6 +186,10 @@ func datagrams(addr string, stop <-chan struct{}) (o account) {
 		o.note(err)
 		return o
 	}
+	if err := patient(c.(*net.UDPConn)); err != nil {
+		o.note(err)
+		return o
+	}
 	var came atomic.Int64
 	var reading sync.WaitGroup
 	reading.Go(func() {
@@ -216,6 +222,20 @@ func datagrams(addr string, stop <-chan struct{}) (o account) {
 	return o
 }
 
+// patient lets a socket hold what comes while its owner does not get a CPU: what
+// is lost then says nothing about the way there.
+func patient(c *net.UDPConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20)
+	})
+	return errors.Join(err, failed)
+}
+
 // echo serves what streams and datagrams go to, on a pod's port 9090.
 func (s *stage) echo(p *lab.Pod) {
 	s.t.Helper()
@@ -241,6 +261,9 @@ func (s *stage) echo(p *lab.Pod) {
 				return err
 			}
 			s.t.Cleanup(func() { _ = u.Close() })
+			if err := patient(u.(*net.UDPConn)); err != nil {
+				return err
+			}
 			go func() {
 				buf := make([]byte, 64)
 				for {
