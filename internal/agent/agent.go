@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"strconv"
 	"sync/atomic"
@@ -98,6 +99,9 @@ func run(ctx context.Context, o Options) (err error) {
 	}
 	verified := &tablesCheck{}
 	f := newFront(o, dp, tables, src, probe, verified)
+	if f.page, err = webPage(cfg, tables, store, log); err != nil {
+		return err
+	}
 	changes := make(chan settings)
 	asks := make(chan factsAsk)
 	facts := &factsServer{log: log, from: src.from, stated: src.stated, asks: asks}
@@ -167,6 +171,7 @@ type front struct {
 	nodePorts *health.NodePorts
 	registry  *prometheus.Registry
 	metrics   *metrics.Metrics
+	page      http.Handler
 	// config is what the agent runs with at present.
 	config atomic.Pointer[config.Config]
 }
@@ -243,6 +248,7 @@ func (f *front) run(ctx context.Context) error {
 	servers := []health.Server{
 		{Name: "health", Addr: cfg.Health.Bind, Handler: f.readiness.Handler(health.Probed{Healthz: f.metrics.Healthz, Livez: f.metrics.Livez})},
 		{Name: "metrics", Addr: cfg.Metrics.Bind, Handler: status.Handler()},
+		{Name: "debug", Addr: cfg.Debug.Bind, Handler: f.page},
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, s := range servers {

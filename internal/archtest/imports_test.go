@@ -47,13 +47,14 @@ var floors = map[string]floor{
 	"explain":   {[]string{"model", "oracle", "plan"}, "reasons from plain values; who fetches them is another matter"},
 	"frame":     {[]string{"model"}, "bytes of packets, whoever sends them"},
 
+	"web":     {[]string{"inspect"}, "shows what is read; it can change nothing"},
 	"podname": {nil, "a socket between the agent and the command line; what it tells, the agent knows"},
 
 	"config":  {nil, "settings are values; who obeys them imports them"},
 	"health":  {[]string{"model"}, "answers from what it is told"},
 	"metrics": {[]string{"model"}, "counts what it is told"},
 
-	"agent":    {[]string{"abi", "config", "datapath", "explain", "health", "host", "inspect", "maps", "metrics", "model", "plan", "podname", "reconcile", "snapshot", "source/kube", "source/link", "source/manifest", "source/object", "terminate"}, "the one place that wires the others together"},
+	"agent":    {[]string{"abi", "config", "datapath", "explain", "health", "host", "inspect", "maps", "metrics", "model", "plan", "podname", "reconcile", "snapshot", "source/kube", "source/link", "source/manifest", "source/object", "terminate", "web"}, "the one place that wires the others together"},
 	"demo":     {[]string{"datapath", "inspect", "lab", "maps"}, "looks at agents from outside, as an operator does"},
 	"cli":      {[]string{"abi", "agent", "check", "config", "datapath", "demo", "explain", "inspect", "maps", "metrics", "model", "podname", "probe", "survey"}, "verbs; what they do stands elsewhere"},
 	"archtest": {nil, "reads files"},

@@ -36,6 +36,7 @@ type Config struct {
 	Sync         Sync
 	Health       Health
 	Metrics      Metrics
+	Debug        Debug
 	// BindHardFail makes an agent exit that cannot listen on Health.Bind or
 	// Metrics.Bind; otherwise it keeps trying.
 	BindHardFail bool
@@ -254,6 +255,12 @@ type Metrics struct {
 	// ServiceLimit is how many Service ports have metrics of their own; 0: none,
 	// and no sum of the others either.
 	ServiceLimit int
+}
+
+// Debug is the server of the web page.
+type Debug struct {
+	// Bind is where to listen; not valid means not at all.
+	Bind netip.AddrPort
 }
 
 // Logging says what is logged and how.

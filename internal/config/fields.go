@@ -253,6 +253,9 @@ const (
 	metricsPort = 10249
 )
 
+// debugPort is the usual port of the web page.
+const debugPort = 10259
+
 func agentFields() []field {
 	verbosity := setting("logging.verbosity", "v", Live, integer(0, math.MaxInt32),
 		func(c *Config) *int { return &c.Logging.Verbosity },
@@ -280,6 +283,9 @@ func agentFields() []field {
 		setting("metrics.serviceLimit", "metrics-service-limit", Restart, integer(0, maxEntries),
 			func(c *Config) *int { return &c.Metrics.ServiceLimit },
 			"Service ports that have metrics of their own: the first that have traffic. The traffic of all others is one sum. 0: no metrics of Services."),
+		setting("debug.bindAddress", "debug-bind-address", Restart, bind(debugPort),
+			func(c *Config) *netip.AddrPort { return &c.Debug.Bind },
+			"Where a web page shows this node's Services, live. Empty: nowhere. It tells whoever asks: keep it on a loopback address, such as 127.0.0.1:10259."),
 		verbosity,
 		setting("logging.format", "logging-format", Restart, oneOf("text", "json"),
 			func(c *Config) *string { return &c.Logging.Format },
