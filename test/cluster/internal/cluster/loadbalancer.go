@@ -85,7 +85,7 @@ func (r router) SetRoute(addr netip.Addr, nodes []netip.Addr) error {
 	if err := r.RemoveRoute(addr); err != nil {
 		return err
 	}
-	route := &netlink.Route{Dst: hostNet(addr)}
+	route := &netlink.Route{Dst: hostNet(addr), Src: clientAddress(addr).AsSlice()}
 	if len(nodes) == 0 {
 		route.Type = unix.RTN_UNREACHABLE
 	}

@@ -19,12 +19,19 @@ import (
 //	pods of node n 10.244.n.0/24     fd00:10:244:n::/64
 //	Services       10.96.0.0/16      fd00:10:96::/112
 //	LoadBalancers  198.18.64.0/24    fd18:0:0:64::/120, routed to the nodes
+//	their clients  198.19.0.1        fd19::1, the control plane once more
+//
+// Whoever comes by a load balancer is from elsewhere: a test takes a client of
+// the nodes' own network for a node.
 var (
 	loadBalancersV4 = netip.MustParsePrefix("198.18.64.0/24")
 	loadBalancersV6 = netip.MustParsePrefix("fd18:0:0:64::/120")
 
 	controlPlaneV4 = netip.MustParseAddr("198.18.0.1")
 	controlPlaneV6 = netip.MustParseAddr("fd18::1")
+
+	clientV4 = netip.MustParseAddr("198.19.0.1")
+	clientV6 = netip.MustParseAddr("fd19::1")
 )
 
 const (
@@ -80,6 +87,14 @@ func (p nodeNetwork) pods() []netip.Prefix {
 	return []netip.Prefix{p.podsV4}
 }
 
+// clientAddress is that of clients of a load balancer with this address.
+func clientAddress(loadBalancer netip.Addr) netip.Addr {
+	if loadBalancer.Is4() {
+		return clientV4
+	}
+	return clientV6
+}
+
 // buildControlNetwork makes the namespace of the control plane, which is also
 // the switch and router between the nodes.
 func buildControlNetwork(l *lab.Lab) (*lab.Namespace, error) {
@@ -91,6 +106,8 @@ func buildControlNetwork(l *lab.Lab) (*lab.Namespace, error) {
 		ns.Bridge(bridge),
 		ns.Address(bridge, netip.PrefixFrom(controlPlaneV4, 24).String()),
 		ns.Address(bridge, netip.PrefixFrom(controlPlaneV6, 64).String()),
+		ns.Address("lo", netip.PrefixFrom(clientV4, 32).String()),
+		ns.Address("lo", netip.PrefixFrom(clientV6, 128).String()),
 		ns.Forward())
 }
 

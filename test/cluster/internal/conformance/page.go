@@ -88,8 +88,8 @@ func (p *page) head() {
 
 The official end-to-end tests of Kubernetes, ` + "`[sig-network]`" + `, on clusters of
 [test/cluster](../test/cluster/README.md): real kubelets, containerd and CoreDNS, three nodes
-in three zones (six where a test needs two a zone), IPv4 and IPv6, a load balancer
-controller, no uplink. Beeline is applied from [deploy/beeline.yaml](../deploy/beeline.yaml);
+in three zones with IPv4 and IPv6 (six nodes with IPv4 where a test needs that), a load
+balancer controller, no uplink. Beeline is applied from [deploy/beeline.yaml](../deploy/beeline.yaml);
 kube-proxy, in nftables mode, from what kubeadm applies. ` + "`make conformance`" + ` runs what has
 no result yet and writes this page.
 `)

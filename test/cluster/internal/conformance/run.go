@@ -104,9 +104,9 @@ func (r *Run) Nodes() []int {
 	return sizes
 }
 
-// Configure makes the cluster one of the run's.
+// Configure makes the cluster one of the run's. The large one has IPv4 only.
 func Configure(cfg *cluster.Config, nodes int) {
-	cfg.Nodes, cfg.Zones, cfg.Dual = nodes, min(zones, nodes), true
+	cfg.Nodes, cfg.Zones, cfg.Dual = nodes, min(zones, nodes), nodes == fewNodes
 }
 
 // On runs the tests that need a cluster of this size on one, and keeps the
