@@ -15,6 +15,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
@@ -121,17 +122,22 @@ func wants(s *corev1.Service) bool {
 // serve does everything for one Service.
 func (c *Controller) serve(ctx context.Context, s *corev1.Service) error {
 	if !wants(s) {
-		if s.Spec.Type != corev1.ServiceTypeLoadBalancer && len(s.Status.LoadBalancer.Ingress) > 0 {
-			return c.publish(ctx, s, nil)
+		// Its routes are gone by now.
+		s, err := c.finalize(ctx, s, false)
+		if err == nil && s.Spec.Type != corev1.ServiceTypeLoadBalancer && len(s.Status.LoadBalancer.Ingress) > 0 {
+			err = c.publish(ctx, s, nil)
 		}
-		return nil
+		return err
+	}
+	s, err := c.finalize(ctx, s, true)
+	if err != nil {
+		return err
 	}
 	k := key{s.Namespace, s.Name}
 	held, ok := c.claims[k]
 	if !ok {
 		held.routed = map[netip.Addr][]netip.Addr{}
 	}
-	var err error
 	if held.addrs, err = c.allocate(s, held.addrs); err != nil {
 		return err
 	}
@@ -148,6 +154,28 @@ func (c *Controller) serve(ctx context.Context, s *corev1.Service) error {
 		held.routed[addr] = nodes
 	}
 	return c.publish(ctx, s, held.addrs)
+}
+
+// cleanupFinalizer keeps a Service until what a load balancer has of it is gone
+// (k8s.io/cloud-provider/service/helpers).
+const cleanupFinalizer = "service.kubernetes.io/load-balancer-cleanup"
+
+// finalize adds the finalizer or removes it, and returns the Service as it is then.
+func (c *Controller) finalize(ctx context.Context, s *corev1.Service, hold bool) (*corev1.Service, error) {
+	if slices.Contains(s.Finalizers, cleanupFinalizer) == hold {
+		return s, nil
+	}
+	s = s.DeepCopy()
+	if hold {
+		s.Finalizers = append(s.Finalizers, cleanupFinalizer)
+	} else {
+		s.Finalizers = slices.DeleteFunc(s.Finalizers, func(f string) bool { return f == cleanupFinalizer })
+	}
+	updated, err := c.client.CoreV1().Services(s.Namespace).Update(ctx, s, metav1.UpdateOptions{})
+	if apierrors.IsNotFound(err) { // it went with its last finalizer
+		return s, nil
+	}
+	return updated, err
 }
 
 // allocate returns an address of each of the Service's families: those it has,
