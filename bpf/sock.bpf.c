@@ -91,6 +91,10 @@ static __always_inline struct frontend *sock_frontend(struct bpf_sock_addr *ctx,
 	f = frontend_lookup(&d->addr, d->port, protocol);
 	if (!f || f->flags & FRONTEND_SOURCE_RANGES)
 		return NULL;
+	/* 127.0.0.1 is the node's in its own network namespace only. */
+	if (f->flags & FRONTEND_NODE_PORT && ip_is_loopback(&d->addr) &&
+	    bpf_get_netns_cookie(ctx) != config_node_netns)
+		return NULL;
 	return f;
 }
 

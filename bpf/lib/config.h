@@ -14,6 +14,8 @@ CONFIG(__u8, refuse_unknown_ports,
        "a VIP's unknown port is refused, not passed");
 CONFIG(__u8, dry_run,
        "say what would become of a packet, and write no table (trace.h)");
+CONFIG(__u8, node_ports, "`local_addrs` is kept: sockets reach NodePorts");
+CONFIG(__u64, node_netns, "cookie of the node's own network namespace");
 CONFIG(__u8, tcp_peer_names, "getpeername() on TCP tells the VIP (ADR 0003)");
 CONFIG(__u8, keep_flows, "flows that netfilter translates stay with it");
 CONFIG(__u8, refuse_new, "new flows are somebody else's: a rollback");

@@ -8,19 +8,10 @@
 #define BEELINE_FRONTEND_H
 
 #include "lb.h"
+#include "node_port.h"
 #include "packet_config.h"
 #include "packet_maps.h"
 #include "parse.h"
-
-/* Flags of an address of the node; 0 for others. The key is a copy because
- * Linux 6.1 takes none from an argument of a global function. */
-static __always_inline __u32 local_addr(const struct ip_addr *addr)
-{
-	struct ip_addr key = *addr;
-	__u32 *flags = bpf_map_lookup_elem(&local_addrs, &key);
-
-	return flags ? *flags : 0;
-}
 
 /* An address that names one sender. Others are for the kernel to refuse. */
 static __always_inline bool source_is_sane(const struct packet *pkt)
@@ -53,16 +44,9 @@ packet_frontend(const struct packet *pkt)
 
 	if (f)
 		return f;
-	if (local_addr(&key.addr) & LOCAL_ADDR_NODE_PORT) {
-		key.addr.word[0] = 0;
-		key.addr.word[1] = 0;
-		key.addr.word[2] = pkt->family == 4 ? V4_MAPPED_PREFIX : 0;
-		key.addr.word[3] = 0;
-		f = bpf_map_lookup_elem(&frontends, &key);
-		if (f)
-			return f;
-		key.addr = pkt->tuple.dst;
-	}
+	f = node_port_frontend(&key);
+	if (f)
+		return f;
 	if (!config_refuse_unknown_ports)
 		return NULL;
 	key.port = 0;
@@ -130,10 +114,10 @@ static __always_inline bool policy_masquerades(const struct frontend *f,
 
 /*
  * Whether the backend must see an address of the node. Where its answer comes
- * by here anyway, it sees the client's own, unless one asks for kube-proxy's
- * ways; a backend that is its own client would answer itself. The node's own
- * processes never do: the stack refuses packets from itself, and netfilter
- * masquerades only what leaves.
+ * by here anyway, an external frontend's sees the client's own, unless one asks
+ * for kube-proxy's ways; a backend that is its own client would answer itself.
+ * The node's own processes never do: the stack refuses packets from itself, and
+ * netfilter masquerades only what leaves.
  */
 static __always_inline bool
 source_nat(const struct frontend *f, const struct packet *pkt, enum scope scope,
@@ -143,7 +127,8 @@ source_nat(const struct frontend *f, const struct packet *pkt, enum scope scope,
 		return false;
 	if (local && ip_equal(backend, &pkt->tuple.src))
 		return true;
-	if (local && scope == SCOPE_EXTERNAL && !config_masquerade_local)
+	if (local && scope == SCOPE_EXTERNAL && !config_masquerade_local &&
+	    !(f->flags & FRONTEND_CLUSTER_IP))
 		return false;
 	return policy_masquerades(f, pkt, scope);
 }

@@ -27,4 +27,12 @@ static __always_inline bool ip_is_v4(const struct ip_addr *a)
 	return !a->word[0] && !a->word[1] && a->word[2] == V4_MAPPED_PREFIX;
 }
 
+static __always_inline bool ip_is_loopback(const struct ip_addr *a)
+{
+	if (ip_is_v4(a))
+		return (bpf_ntohl(a->word[3]) >> 24) == 127;
+	return !a->word[0] && !a->word[1] && !a->word[2] &&
+	       a->word[3] == bpf_htonl(1);
+}
+
 #endif

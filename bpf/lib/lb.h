@@ -9,6 +9,7 @@
 #include "affinity.h"
 #include "config.h"
 #include "count.h"
+#include "node_port.h"
 #include "vip_filter.h"
 
 enum verdict {
@@ -50,6 +51,8 @@ frontend_lookup(const struct ip_addr *addr, __be16 port, __u8 protocol)
 	if (!vip_filter_has(addr))
 		return NULL;
 	f = bpf_map_lookup_elem(&frontends, &key);
+	if (!f && config_node_ports)
+		f = node_port_frontend(&key);
 	if (f || !config_refuse_unknown_ports)
 		return f;
 	key.port = 0;

@@ -19,6 +19,15 @@ struct {
 	__type(value, __u64);
 } vip_filter SEC(".maps");
 
+/* The node's addresses: enum local_addr_flag. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct ip_addr);
+	__type(value, __u32);
+} local_addrs SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 131072);

@@ -10,15 +10,6 @@
 
 /* --- written by the agent --- */
 
-/* The node's addresses: enum local_addr_flag. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct ip_addr);
-	__type(value, __u32);
-} local_addrs SEC(".maps");
-
 /* Where pods are, if addresses tell (detect-local by CIDR). */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);

@@ -242,7 +242,10 @@ func (d *Datapath) configure(spec *ebpf.CollectionSpec) error {
 	if err := spec.Assign(&vars); err != nil {
 		return fmt.Errorf("find settings: %w", err)
 	}
-	return errors.Join(
+	netns, err := netnsCookie()
+	return errors.Join(err,
+		vars.ConfigNodePorts.Set(flag(d.opts.Packet != nil)),
+		vars.ConfigNodeNetns.Set(netns),
 		vars.ConfigRefuseUnknownPorts.Set(flag(d.opts.RefuseUnknownPorts)),
 		vars.ConfigTcpPeerNames.Set(flag(d.opts.TCPPeerNames)),
 		vars.ConfigKeepFlows.Set(flag(d.opts.Handover.KeepFlows)),
@@ -251,6 +254,20 @@ func (d *Datapath) configure(spec *ebpf.CollectionSpec) error {
 		setUnlessZero(vars.ConfigUdpStreamTimeoutSecs, uint32(d.opts.UDPStreamTimeout/time.Second)),
 		vars.ConfigServiceCounts.Set(flag(d.opts.ServiceCounts)),
 	)
+}
+
+// netnsCookie tells the network namespace of this thread, which is the node's,
+// from those of pods.
+func netnsCookie() (cookie uint64, err error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		err = errors.Join(err, unix.Close(fd))
+	}
+	if err != nil {
+		return 0, fmt.Errorf("network namespace's cookie: %w", err)
+	}
+	return cookie, nil
 }
 
 func flag(on bool) uint8 {

@@ -23,6 +23,7 @@ const (
 	sockMapFrontends                  = "frontends"
 	sockMapKeptFlows                  = "kept_flows"
 	sockMapListeners                  = "listeners"
+	sockMapLocalAddrs                 = "local_addrs"
 	sockMapPeers                      = "peers"
 	sockMapServiceCounts              = "service_counts"
 	sockMapServiceRefused             = "service_refused"
@@ -42,6 +43,8 @@ const (
 	sockProgBeelineSockRelease        = "beeline_sock_release"
 	sockVarConfigDryRun               = "config_dry_run"
 	sockVarConfigKeepFlows            = "config_keep_flows"
+	sockVarConfigNodeNetns            = "config_node_netns"
+	sockVarConfigNodePorts            = "config_node_ports"
 	sockVarConfigRefuseNew            = "config_refuse_new"
 	sockVarConfigRefuseUnknownPorts   = "config_refuse_unknown_ports"
 	sockVarConfigServiceCounts        = "config_service_counts"
@@ -114,6 +117,7 @@ type sockMapSpecs struct {
 	Frontends      *ebpf.MapSpec `ebpf:"frontends"`
 	KeptFlows      *ebpf.MapSpec `ebpf:"kept_flows"`
 	Listeners      *ebpf.MapSpec `ebpf:"listeners"`
+	LocalAddrs     *ebpf.MapSpec `ebpf:"local_addrs"`
 	Peers          *ebpf.MapSpec `ebpf:"peers"`
 	ServiceCounts  *ebpf.MapSpec `ebpf:"service_counts"`
 	ServiceRefused *ebpf.MapSpec `ebpf:"service_refused"`
@@ -130,6 +134,8 @@ type sockMapSpecs struct {
 type sockVariableSpecs struct {
 	ConfigDryRun               *ebpf.VariableSpec `ebpf:"config_dry_run"`
 	ConfigKeepFlows            *ebpf.VariableSpec `ebpf:"config_keep_flows"`
+	ConfigNodeNetns            *ebpf.VariableSpec `ebpf:"config_node_netns"`
+	ConfigNodePorts            *ebpf.VariableSpec `ebpf:"config_node_ports"`
 	ConfigRefuseNew            *ebpf.VariableSpec `ebpf:"config_refuse_new"`
 	ConfigRefuseUnknownPorts   *ebpf.VariableSpec `ebpf:"config_refuse_unknown_ports"`
 	ConfigServiceCounts        *ebpf.VariableSpec `ebpf:"config_service_counts"`
@@ -165,6 +171,7 @@ type sockMaps struct {
 	Frontends      *ebpf.Map `ebpf:"frontends"`
 	KeptFlows      *ebpf.Map `ebpf:"kept_flows"`
 	Listeners      *ebpf.Map `ebpf:"listeners"`
+	LocalAddrs     *ebpf.Map `ebpf:"local_addrs"`
 	Peers          *ebpf.Map `ebpf:"peers"`
 	ServiceCounts  *ebpf.Map `ebpf:"service_counts"`
 	ServiceRefused *ebpf.Map `ebpf:"service_refused"`
@@ -184,6 +191,7 @@ func (m *sockMaps) Close() error {
 		m.Frontends,
 		m.KeptFlows,
 		m.Listeners,
+		m.LocalAddrs,
 		m.Peers,
 		m.ServiceCounts,
 		m.ServiceRefused,
@@ -201,6 +209,8 @@ func (m *sockMaps) Close() error {
 type sockVariables struct {
 	ConfigDryRun               *ebpf.Variable `ebpf:"config_dry_run"`
 	ConfigKeepFlows            *ebpf.Variable `ebpf:"config_keep_flows"`
+	ConfigNodeNetns            *ebpf.Variable `ebpf:"config_node_netns"`
+	ConfigNodePorts            *ebpf.Variable `ebpf:"config_node_ports"`
 	ConfigRefuseNew            *ebpf.Variable `ebpf:"config_refuse_new"`
 	ConfigRefuseUnknownPorts   *ebpf.Variable `ebpf:"config_refuse_unknown_ports"`
 	ConfigServiceCounts        *ebpf.Variable `ebpf:"config_service_counts"`

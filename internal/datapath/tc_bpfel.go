@@ -61,6 +61,8 @@ const (
 	tcVarConfigMasqueradeAll        = "config_masquerade_all"
 	tcVarConfigMasqueradeLocal      = "config_masquerade_local"
 	tcVarConfigNoLinkHeader         = "config_no_link_header"
+	tcVarConfigNodeNetns            = "config_node_netns"
+	tcVarConfigNodePorts            = "config_node_ports"
 	tcVarConfigPodDevice            = "config_pod_device"
 	tcVarConfigRedirectLocal        = "config_redirect_local"
 	tcVarConfigRefuseNew            = "config_refuse_new"
@@ -177,6 +179,8 @@ type tcVariableSpecs struct {
 	ConfigMasqueradeAll        *ebpf.VariableSpec `ebpf:"config_masquerade_all"`
 	ConfigMasqueradeLocal      *ebpf.VariableSpec `ebpf:"config_masquerade_local"`
 	ConfigNoLinkHeader         *ebpf.VariableSpec `ebpf:"config_no_link_header"`
+	ConfigNodeNetns            *ebpf.VariableSpec `ebpf:"config_node_netns"`
+	ConfigNodePorts            *ebpf.VariableSpec `ebpf:"config_node_ports"`
 	ConfigPodDevice            *ebpf.VariableSpec `ebpf:"config_pod_device"`
 	ConfigRedirectLocal        *ebpf.VariableSpec `ebpf:"config_redirect_local"`
 	ConfigRefuseNew            *ebpf.VariableSpec `ebpf:"config_refuse_new"`
@@ -296,6 +300,8 @@ type tcVariables struct {
 	ConfigMasqueradeAll        *ebpf.Variable `ebpf:"config_masquerade_all"`
 	ConfigMasqueradeLocal      *ebpf.Variable `ebpf:"config_masquerade_local"`
 	ConfigNoLinkHeader         *ebpf.Variable `ebpf:"config_no_link_header"`
+	ConfigNodeNetns            *ebpf.Variable `ebpf:"config_node_netns"`
+	ConfigNodePorts            *ebpf.Variable `ebpf:"config_node_ports"`
 	ConfigPodDevice            *ebpf.Variable `ebpf:"config_pod_device"`
 	ConfigRedirectLocal        *ebpf.Variable `ebpf:"config_redirect_local"`
 	ConfigRefuseNew            *ebpf.Variable `ebpf:"config_refuse_new"`

@@ -24,6 +24,7 @@ const (
 	terminateMapFrontends                  = "frontends"
 	terminateMapKeptFlows                  = "kept_flows"
 	terminateMapListeners                  = "listeners"
+	terminateMapLocalAddrs                 = "local_addrs"
 	terminateMapPeers                      = "peers"
 	terminateMapServiceCounts              = "service_counts"
 	terminateMapServiceRefused             = "service_refused"
@@ -37,6 +38,8 @@ const (
 	terminateProgBeelineStale              = "beeline_stale"
 	terminateVarConfigDryRun               = "config_dry_run"
 	terminateVarConfigKeepFlows            = "config_keep_flows"
+	terminateVarConfigNodeNetns            = "config_node_netns"
+	terminateVarConfigNodePorts            = "config_node_ports"
 	terminateVarConfigRefuseNew            = "config_refuse_new"
 	terminateVarConfigRefuseUnknownPorts   = "config_refuse_unknown_ports"
 	terminateVarConfigServiceCounts        = "config_service_counts"
@@ -104,6 +107,7 @@ type terminateMapSpecs struct {
 	Frontends      *ebpf.MapSpec `ebpf:"frontends"`
 	KeptFlows      *ebpf.MapSpec `ebpf:"kept_flows"`
 	Listeners      *ebpf.MapSpec `ebpf:"listeners"`
+	LocalAddrs     *ebpf.MapSpec `ebpf:"local_addrs"`
 	Peers          *ebpf.MapSpec `ebpf:"peers"`
 	ServiceCounts  *ebpf.MapSpec `ebpf:"service_counts"`
 	ServiceRefused *ebpf.MapSpec `ebpf:"service_refused"`
@@ -120,6 +124,8 @@ type terminateMapSpecs struct {
 type terminateVariableSpecs struct {
 	ConfigDryRun               *ebpf.VariableSpec `ebpf:"config_dry_run"`
 	ConfigKeepFlows            *ebpf.VariableSpec `ebpf:"config_keep_flows"`
+	ConfigNodeNetns            *ebpf.VariableSpec `ebpf:"config_node_netns"`
+	ConfigNodePorts            *ebpf.VariableSpec `ebpf:"config_node_ports"`
 	ConfigRefuseNew            *ebpf.VariableSpec `ebpf:"config_refuse_new"`
 	ConfigRefuseUnknownPorts   *ebpf.VariableSpec `ebpf:"config_refuse_unknown_ports"`
 	ConfigServiceCounts        *ebpf.VariableSpec `ebpf:"config_service_counts"`
@@ -156,6 +162,7 @@ type terminateMaps struct {
 	Frontends      *ebpf.Map `ebpf:"frontends"`
 	KeptFlows      *ebpf.Map `ebpf:"kept_flows"`
 	Listeners      *ebpf.Map `ebpf:"listeners"`
+	LocalAddrs     *ebpf.Map `ebpf:"local_addrs"`
 	Peers          *ebpf.Map `ebpf:"peers"`
 	ServiceCounts  *ebpf.Map `ebpf:"service_counts"`
 	ServiceRefused *ebpf.Map `ebpf:"service_refused"`
@@ -176,6 +183,7 @@ func (m *terminateMaps) Close() error {
 		m.Frontends,
 		m.KeptFlows,
 		m.Listeners,
+		m.LocalAddrs,
 		m.Peers,
 		m.ServiceCounts,
 		m.ServiceRefused,
@@ -193,6 +201,8 @@ func (m *terminateMaps) Close() error {
 type terminateVariables struct {
 	ConfigDryRun               *ebpf.Variable `ebpf:"config_dry_run"`
 	ConfigKeepFlows            *ebpf.Variable `ebpf:"config_keep_flows"`
+	ConfigNodeNetns            *ebpf.Variable `ebpf:"config_node_netns"`
+	ConfigNodePorts            *ebpf.Variable `ebpf:"config_node_ports"`
 	ConfigRefuseNew            *ebpf.Variable `ebpf:"config_refuse_new"`
 	ConfigRefuseUnknownPorts   *ebpf.Variable `ebpf:"config_refuse_unknown_ports"`
 	ConfigServiceCounts        *ebpf.Variable `ebpf:"config_service_counts"`

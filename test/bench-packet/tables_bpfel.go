@@ -68,6 +68,8 @@ const (
 	tablesVarConfigMasqueradeAll        = "config_masquerade_all"
 	tablesVarConfigMasqueradeLocal      = "config_masquerade_local"
 	tablesVarConfigNoLinkHeader         = "config_no_link_header"
+	tablesVarConfigNodeNetns            = "config_node_netns"
+	tablesVarConfigNodePorts            = "config_node_ports"
 	tablesVarConfigPodDevice            = "config_pod_device"
 	tablesVarConfigRedirectLocal        = "config_redirect_local"
 	tablesVarConfigRefuseNew            = "config_refuse_new"
@@ -192,6 +194,8 @@ type tablesVariableSpecs struct {
 	ConfigMasqueradeAll        *ebpf.VariableSpec `ebpf:"config_masquerade_all"`
 	ConfigMasqueradeLocal      *ebpf.VariableSpec `ebpf:"config_masquerade_local"`
 	ConfigNoLinkHeader         *ebpf.VariableSpec `ebpf:"config_no_link_header"`
+	ConfigNodeNetns            *ebpf.VariableSpec `ebpf:"config_node_netns"`
+	ConfigNodePorts            *ebpf.VariableSpec `ebpf:"config_node_ports"`
 	ConfigPodDevice            *ebpf.VariableSpec `ebpf:"config_pod_device"`
 	ConfigRedirectLocal        *ebpf.VariableSpec `ebpf:"config_redirect_local"`
 	ConfigRefuseNew            *ebpf.VariableSpec `ebpf:"config_refuse_new"`
@@ -312,6 +316,8 @@ type tablesVariables struct {
 	ConfigMasqueradeAll        *ebpf.Variable `ebpf:"config_masquerade_all"`
 	ConfigMasqueradeLocal      *ebpf.Variable `ebpf:"config_masquerade_local"`
 	ConfigNoLinkHeader         *ebpf.Variable `ebpf:"config_no_link_header"`
+	ConfigNodeNetns            *ebpf.Variable `ebpf:"config_node_netns"`
+	ConfigNodePorts            *ebpf.Variable `ebpf:"config_node_ports"`
 	ConfigPodDevice            *ebpf.Variable `ebpf:"config_pod_device"`
 	ConfigRedirectLocal        *ebpf.Variable `ebpf:"config_redirect_local"`
 	ConfigRefuseNew            *ebpf.Variable `ebpf:"config_refuse_new"`

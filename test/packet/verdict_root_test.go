@@ -199,6 +199,7 @@ func TestMasquerade(t *testing.T) {
 		{"external, remote backend", opts{}, abi.FlagLoadBalancer, false, clients, true},
 		{"external, local backend", opts{}, abi.FlagLoadBalancer, true, clients, false},
 		{"external, local backend, as kube-proxy", opts{MasqueradeLocal: true}, abi.FlagLoadBalancer, true, clients, true},
+		{"ClusterIP from outside, local backend", opts{DetectLocal4: true, DetectLocal6: true}, abi.FlagClusterIP, true, clients, true},
 		{"policy Local", opts{MasqueradeLocal: true}, abi.FlagLoadBalancer | abi.FlagExternalLocal, true, clients, false},
 		{"hairpin", opts{PodDevice: true}, abi.FlagClusterIP, true, func(s side) netip.Addr { return s.localPod }, true},
 	}

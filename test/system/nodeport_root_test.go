@@ -3,12 +3,15 @@
 package system
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/beeline-net/beeline/internal/lab"
 )
@@ -67,5 +70,37 @@ func TestNodePortsFromOutside(t *testing.T) {
 				t.Errorf("30 requests went to %v, want both pods", seen)
 			}
 		})
+	}
+}
+
+// Processes of the node itself and of its pods reach its NodePorts, too; they
+// ask no device.
+func TestNodePortsFromTheNodeItself(t *testing.T) {
+	s := newStage(t, 2)
+	n := s.nodes[0]
+	n.write("web.yaml", nodePortService("web", bothVIPs, s.server(s.nodes[1], "remote")))
+	n.start("--packet-path", "--nodeport-addresses=192.168.77.0/24,127.0.0.0/8,fd77::/64")
+	for who, ns := range map[string]*lab.Namespace{"node": n.NS, "pod": s.client.NS} {
+		for _, a := range []struct {
+			network, addr string
+			nodeOnly      bool
+		}{
+			{"tcp", fmt.Sprintf("%s:30080", n.V4), false},
+			{"tcp", fmt.Sprintf("[%s]:30080", n.V6), false},
+			{"udp", fmt.Sprintf("%s:30053", n.V4), false},
+			{"udp", fmt.Sprintf("[%s]:30053", n.V6), false},
+			{"tcp", "127.0.0.1:30080", true}, // in a pod it is the pod's
+			{"udp", "127.0.0.1:30053", true},
+			{"tcp", "10.244.1.1:30080", false}, // serves no NodePorts
+		} {
+			name, err := from(ns, a.network, a.addr)
+			want := "remote"
+			if strings.HasPrefix(a.addr, "10.") || a.nodeOnly && who == "pod" {
+				want = ""
+			}
+			if name != want || want != "" && err != nil || want == "" && !errors.Is(err, unix.ECONNREFUSED) {
+				t.Errorf("%s asks %s %s: %q, %v, want %q", who, a.network, a.addr, name, err, want)
+			}
+		}
 	}
 }
