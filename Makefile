@@ -12,7 +12,7 @@ FILES := git ls-files --cached --others --exclude-standard --
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build image generate fmt check lint test test-unit test-root diff bench kernel-test demo cluster cluster-down experiment conformance clean
+.PHONY: help deps build image generate fmt check lint test test-unit test-root peers diff bench kernel-test demo cluster cluster-down experiment conformance clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,9 +20,9 @@ help: ## Say what can be made
 demo: deps build ## Show Beeline at work between two nodes made of namespaces (root; under two minutes)
 	./beeline demo
 
-test: ## Run all tests: test-unit, test-root and diff (root)
+test: ## Run all tests: test-unit, test-root, peers and diff (root)
 	@start=$$SECONDS; \
-	$(MAKE) --no-print-directory --keep-going test-unit test-root diff; status=$$?; \
+	$(MAKE) --no-print-directory --keep-going test-unit test-root peers diff; status=$$?; \
 	echo "All tests: $$((SECONDS - start)) s"; exit $$status
 
 test-unit: deps ## Run the tests that need no root, most of them under the race detector
@@ -32,6 +32,9 @@ test-unit: deps ## Run the tests that need no root, most of them under the race 
 
 test-root: deps ## Run the tests in namespaces with real programs (root)
 	hack/test root
+
+peers: deps ## Run Beeline and the real kube-proxy side by side and compare what clients meet (root)
+	hack/test peers
 
 diff: deps ## Compare Beeline with kube-proxy's own code on random Services
 	hack/test diff
