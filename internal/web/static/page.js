@@ -57,7 +57,9 @@ function backends(s) {
 // Lines from every frontend to every backend that it may pick.
 function lines(left, right, s) {
   const ns = "http://www.w3.org/2000/svg";
+  const wires = element("div", "wires");
   const svg = document.createElementNS(ns, "svg");
+  wires.append(svg);
   const n = Math.max(left, right), pitch = 52, height = n * pitch - 6;
   svg.setAttribute("viewBox", "0 0 100 " + height);
   svg.setAttribute("preserveAspectRatio", "none");
@@ -74,7 +76,7 @@ function lines(left, right, s) {
       svg.append(p);
     }
   }
-  return svg;
+  return wires;
 }
 
 function service(s, meanings) {
