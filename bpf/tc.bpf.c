@@ -76,9 +76,21 @@ static __always_inline bool flow_goes_on(const struct flow *flow,
 	return udp || !flow_ending(flow);
 }
 
+/*
+ * In a rollback: whether an answer that looks like our flow's is to a flow that
+ * netfilter has begun since, because its source NAT took the same port after
+ * ours had ended.
+ */
+static __always_inline bool flow_is_anothers(const struct flow_place *place,
+					     __u8 signal, __u64 now)
+{
+	if (place->flow->tuple[FLOW_REQUEST].protocol == IPPROTO_UDP)
+		return flow_expired(place->flow, now);
+	return signal & SIGNAL_ANSWER && flow_ending(place->flow);
+}
+
 static __always_inline int established(ctx_t *ctx, const struct packet *pkt,
-				       enum hook hook,
-				       const struct flow_place *place)
+				       enum hook hook, struct flow_place *place)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
 	struct flow *flow = place->flow;
@@ -87,6 +99,11 @@ static __always_inline int established(ctx_t *ctx, const struct packet *pkt,
 
 	if (place->direction == FLOW_REQUEST && !flow_goes_on(flow, pkt, now))
 		return begin(ctx, pkt, hook);
+	if (config_refuse_new && place->direction == FLOW_REPLY &&
+	    flow_is_anothers(place, pkt->signal, now)) {
+		flow_end(place);
+		return pass();
+	}
 	to = flow->tuple[place->direction ^ 1];
 	flow_reverse(&to);
 	flags = READ_ONCE(flow->flags);

@@ -116,8 +116,12 @@ __noinline int balance(ctx_t *ctx, const struct packet *pkt,
 		return not_ours(TRACE_ODD_SOURCE);
 	if (somebody_elses(pkt))
 		return not_ours(TRACE_MID_FLOW);
-	if (config_refuse_new || kept_flow(&pkt->tuple))
+	if (config_refuse_new || kept_flow(&pkt->tuple)) {
+		/* What follows must not be taken for the old flow's. */
+		if (!config_dry_run && flow_find(&pkt->tuple, &old))
+			flow_end(&old);
 		return not_ours(TRACE_HANDED_OVER);
+	}
 	scope = client_scope(pkt);
 	trace_frontend(f, scope, policy_set(f, scope));
 	outcome = balance_pick(pkt, f, scope, choice);

@@ -44,10 +44,11 @@ enum fragment_kind {
 
 /* What a packet does to its connection, TCP's and SCTP's words in one. */
 enum signal {
-	SIGNAL_OPEN = 1 << 0, /* SYN, INIT */
-	SIGNAL_FIN = 1 << 1,  /* FIN, SHUTDOWN COMPLETE */
-	SIGNAL_RST = 1 << 2,  /* RST, ABORT */
-	SIGNAL_ACK = 1 << 3,  /* TCP's ACK; any other chunk of SCTP */
+	SIGNAL_OPEN = 1 << 0,	/* SYN, INIT */
+	SIGNAL_FIN = 1 << 1,	/* FIN, SHUTDOWN COMPLETE */
+	SIGNAL_RST = 1 << 2,	/* RST, ABORT */
+	SIGNAL_ACK = 1 << 3,	/* TCP's ACK; any other chunk of SCTP */
+	SIGNAL_ANSWER = 1 << 4, /* SYN-ACK; noticed in a rollback only */
 };
 
 struct packet {
@@ -107,6 +108,8 @@ static __always_inline __u8 tcp_signal(__u8 flags)
 		s |= SIGNAL_FIN;
 	if (flags & TCP_RST)
 		s |= SIGNAL_RST;
+	if (config_refuse_new && flags & TCP_SYN && flags & TCP_ACK)
+		s |= SIGNAL_ANSWER;
 	return s;
 }
 

@@ -49,19 +49,18 @@ type Options struct {
 // Run works as this node's service proxy until ctx ends. When it returns, the
 // kernel goes on with what it was told last.
 func Run(ctx context.Context, o Options) error {
-	err := run(ctx, o)
+	err := runOrStandBy(ctx, o)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil // told to stop while something was under way
 	}
 	return err
 }
 
-func run(ctx context.Context, o Options) (err error) {
+func run(ctx context.Context, o Options, given *handover) (err error) {
 	started := time.Now()
 	cfg, log := o.Config.Config, o.Log
-	protect(cfg.OOMScoreAdj, log)
-	setConntrack(sysctl(cfg.Kernel.Sysctl), cfg.Conntrack, log)
-	dp, err := datapath.Open(datapathOptions(cfg, log))
+	given.tune(cfg)
+	dp, err := datapath.Open(datapathOptions(cfg, given.inForce, log))
 	if err != nil {
 		return err
 	}
@@ -98,6 +97,9 @@ func run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	verified := &tablesCheck{}
+	if err := given.attach(dp, tables, packet, probe); err != nil {
+		return err
+	}
 	f := newFront(o, dp, tables, src, probe, verified)
 	if f.page, err = webPage(cfg, tables, store, log); err != nil {
 		return err
@@ -120,6 +122,7 @@ func run(ctx context.Context, o Options) (err error) {
 		packet:       packet,
 		endings:      ends,
 		drains:       drain,
+		handover:     given,
 		settings:     changes,
 		asks:         asks,
 		inStep:       make(chan struct{}),
@@ -303,5 +306,8 @@ func (f *front) adopt(next config.Config) settings {
 	}
 	f.o.Level.Set(running.Logging.Level())
 	f.readiness.SetTimeout(2 * running.Sync.Period)
-	return settings{plan: planConfig(running), minPeriod: running.Sync.MinPeriod, hold: running.Sync.MassRemovalHold}
+	return settings{
+		plan: planConfig(running), minPeriod: running.Sync.MinPeriod, hold: running.Sync.MassRemovalHold,
+		takeover: running.Takeover,
+	}
 }

@@ -66,7 +66,10 @@ func conntrackSettings(c config.Conntrack, cpus int) map[string]int {
 // netfilter tracks, it tracks for as long as before. A system without conntrack
 // needs nothing; one that does not let us, such as an unprivileged container,
 // keeps what it has.
-func setConntrack(root sysctl, c config.Conntrack, log *slog.Logger) {
+//
+// It returns what it has changed.
+func setConntrack(root sysctl, c config.Conntrack, log *slog.Logger) map[string]setting {
+	changed := map[string]setting{}
 	for name, value := range conntrackSettings(c, runtime.NumCPU()) {
 		have, err := root.get(netfilter + name)
 		switch {
@@ -75,11 +78,15 @@ func setConntrack(root sysctl, c config.Conntrack, log *slog.Logger) {
 		case err == nil && (have == value || name == "max" && have > value):
 			continue
 		}
+		before := setting{have, value}
 		if err := root.set(netfilter+name, value); err != nil {
 			log.Info("the system's connection tracking keeps its setting", "setting", "nf_conntrack_"+name,
 				"value", have, "configured", value, "err", err)
+			continue
 		}
+		changed[name] = before
 	}
+	return changed
 }
 
 // flowTimeouts are how long the packet path keeps silent flows: as configured,

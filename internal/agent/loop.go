@@ -16,6 +16,7 @@ import (
 	"github.com/beeline-net/beeline/internal/plan"
 	"github.com/beeline-net/beeline/internal/reconcile"
 	"github.com/beeline-net/beeline/internal/snapshot"
+	"github.com/beeline-net/beeline/internal/takeover"
 )
 
 // loop takes changes from the sources to the kernel. It is one goroutine and
@@ -38,6 +39,7 @@ type loop struct {
 	selfTest     *selfTest
 	packet       *packetPath // nil: switched off
 	endings      *endings    // nil: switched off
+	handover     *handover
 	report       *reporter
 	hold         *hold
 	drains       *drains
@@ -57,6 +59,7 @@ type settings struct {
 	plan      plan.Config
 	minPeriod time.Duration
 	hold      time.Duration
+	takeover  takeover.Wish
 }
 
 // run works until ctx ends.
@@ -67,6 +70,8 @@ func (l *loop) run(ctx context.Context) error {
 	}
 	look := time.NewTicker(l.verifyPeriod)
 	defer look.Stop()
+	handover := time.NewTicker(handoverPeriod)
+	defer handover.Stop()
 	for {
 		l.schedule(timer)
 		select {
@@ -75,6 +80,10 @@ func (l *loop) run(ctx context.Context) error {
 		case <-look.C:
 			l.verify(ctx)
 			l.look()
+		case <-handover.C:
+			if err := l.handOver(ctx); err != nil {
+				return err
+			}
 		case <-l.store.Changed():
 			if err := l.collect(ctx); err != nil {
 				return nil
@@ -152,6 +161,10 @@ func (l *loop) apply(ctx context.Context, p pass) {
 	if node {
 		l.host()
 	}
+	begins := !l.complete
+	if begins {
+		l.takeFlows(p.plans) // as late as possible before new ones are ours
+	}
 	if p.synced && !p.released {
 		p.plans = l.hold.filter(p.plans, p.full)
 	}
@@ -159,6 +172,9 @@ func (l *loop) apply(ctx context.Context, p pass) {
 	l.endings.changed()
 	if node {
 		l.devices() // programs come to a device once they have what to go by
+	}
+	if begins {
+		l.takeFlows(p.plans) // those that began meanwhile
 	}
 	first := p.synced && !l.complete
 	l.complete = l.complete || first
@@ -205,6 +221,7 @@ func (l *loop) devices() {
 // configure takes over a changed configuration.
 func (l *loop) configure(ctx context.Context, s settings) {
 	l.minPeriod, l.hold.after, l.config = s.minPeriod, s.hold, s.plan
+	l.handover.setting = s.takeover
 	plans := l.planner.SetConfig(completed(l.config, l.store, l.server))
 	p := pass{start: time.Now(), synced: l.complete, configured: true, plans: plans}
 	if l.complete { // before that, the first complete pass applies everything

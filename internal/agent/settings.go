@@ -18,7 +18,7 @@ import (
 )
 
 // datapathOptions is what the configuration means for the kernel.
-func datapathOptions(c config.Config, log *slog.Logger) datapath.Options {
+func datapathOptions(c config.Config, handover datapath.Handover, log *slog.Logger) datapath.Options {
 	timeouts := flowTimeouts(sysctl(c.Kernel.Sysctl), c.Conntrack)
 	o := datapath.Options{
 		BPFFS:      c.Kernel.BPFFS,
@@ -41,6 +41,7 @@ func datapathOptions(c config.Config, log *slog.Logger) datapath.Options {
 		UDPTimeout:         timeouts[abi.TimeoutUDPUnanswered],
 		UDPStreamTimeout:   timeouts[abi.TimeoutUDPAnswered],
 		Carrier:            &maps.Carrier{},
+		Handover:           handover,
 		Log:                log,
 	}
 	if o.Packet != nil {

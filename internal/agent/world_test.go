@@ -52,8 +52,9 @@ func newWorld(t testing.TB, config plan.Config) *world {
 	rec := reconcile.New(w.tables, reconcile.Options{Log: log, Now: time.Now, Wait: func(context.Context) error { return nil }})
 	t.Cleanup(rec.Close)
 	w.loop = &loop{
-		tables: w.tables,
-		log:    log, store: w.store, planner: plan.New(config), config: config, reconcile: rec,
+		handover: &handover{},
+		tables:   w.tables,
+		log:      log, store: w.store, planner: plan.New(config), config: config, reconcile: rec,
 		selfTest:   &selfTest{backend: netip.MustParseAddrPort("127.0.0.1:9")}, // nobody connects
 		apiServers: &apiServers{log: log}, drains: &drains{log: log, tables: w.tables, now: time.Now},
 		hold:   newHold(0, rec, source{event: w.event}, log),

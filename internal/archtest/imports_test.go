@@ -30,10 +30,15 @@ var floors = map[string]floor{
 	"contract": {[]string{"model", "oracle", "plan", "source/object"}, "rules as a user sees them: objects in, verdicts out"},
 
 	"snapshot":        {[]string{"model"}, "holds what sources say, whichever they are"},
-	"source/object":   {[]string{"model"}, "turns API objects into values, wherever they come from"},
+	"source/object":   {[]string{"model", "takeover"}, "turns API objects into values, wherever they come from"},
 	"source/kube":     {[]string{"model", "snapshot", "source/object"}, "a source knows the outside and the snapshot, not what becomes of it"},
 	"source/link":     {[]string{"model"}, "netlink in, values out"},
 	"source/manifest": {[]string{"model", "snapshot", "source/object"}, "a source knows the outside and the snapshot, not what becomes of it"},
+
+	"shadow":    {[]string{"model", "oracle", "plan"}, "compares decisions, whoever makes them"},
+	"takeover":  {nil, "decides from what it is told"},
+	"conntrack": {[]string{"model"}, "netfilter's flows as values"},
+	"kubeproxy": {[]string{"netfilter"}, "what kube-proxy has on a node, whatever it means for us"},
 
 	"maps":      {[]string{"abi"}, "typed tables, whatever they mean"},
 	"datapath":  {[]string{"abi"}, "loads, pins and attaches; who fills the maps is another matter"},
@@ -50,13 +55,14 @@ var floors = map[string]floor{
 	"web":     {[]string{"inspect"}, "shows what is read; it can change nothing"},
 	"podname": {nil, "a socket between the agent and the command line; what it tells, the agent knows"},
 
-	"config":  {nil, "settings are values; who obeys them imports them"},
+	"config":  {[]string{"takeover"}, "settings are values; who obeys them imports them"},
 	"health":  {[]string{"model"}, "answers from what it is told"},
 	"metrics": {[]string{"model"}, "counts what it is told"},
 
-	"agent":    {[]string{"abi", "config", "datapath", "explain", "health", "host", "inspect", "maps", "metrics", "model", "plan", "podname", "reconcile", "snapshot", "source/kube", "source/link", "source/manifest", "source/object", "terminate", "web"}, "the one place that wires the others together"},
-	"demo":     {[]string{"datapath", "inspect", "lab", "maps"}, "looks at agents from outside, as an operator does"},
-	"cli":      {[]string{"abi", "agent", "check", "config", "datapath", "demo", "explain", "inspect", "maps", "metrics", "model", "podname", "probe", "survey"}, "verbs; what they do stands elsewhere"},
+	"agent": {[]string{"abi", "config", "conntrack", "datapath", "explain", "health", "host", "inspect", "kubeproxy", "maps", "metrics", "model", "oracle", "plan", "podname", "reconcile", "snapshot", "source/kube", "source/link", "source/manifest", "source/object", "takeover", "terminate", "web"}, "the one place that wires the others together"},
+	"demo":  {[]string{"datapath", "inspect", "lab", "maps"}, "looks at agents from outside, as an operator does"},
+	"cli":   {[]string{"abi", "agent", "check", "config", "datapath", "demo", "explain", "inspect", "kubeproxy", "maps", "metrics", "model", "oracle", "podname", "probe", "shadow", "survey", "takeover"}, "verbs; what they do stands elsewhere"},
+
 	"archtest": {nil, "reads files"},
 }
 
@@ -68,9 +74,9 @@ var libraries = map[string]floor{
 	"sigs.k8s.io/json":                     {[]string{"source/manifest"}, "Kubernetes ends at the sources"},
 	"sigs.k8s.io/yaml":                     {[]string{"cli", "config", "contract", "source/manifest"}, "YAML is for people and files, at the edge"},
 	"go.yaml.in/yaml/":                     {[]string{"source/manifest"}, "YAML is for people and files, at the edge"},
-	"github.com/vishvananda/":              {[]string{"datapath", "lab", "source/link", "terminate"}, "devices and namespaces are made in the lab only, and watched by one source; tc filters are the datapath's, sockets are ended by one package"},
-	"golang.org/x/sys/unix":                {[]string{"agent", "datapath", "demo", "lab", "maps", "netfilter", "podname", "probe", "source/kube", "source/link", "survey", "terminate"}, "system calls are made at the edges"},
-	"github.com/google/nftables":           {[]string{"netfilter"}, "netfilter is read in one place"},
+	"github.com/vishvananda/":              {[]string{"conntrack", "datapath", "lab", "source/link", "terminate"}, "devices and namespaces are made in the lab only, and watched by one source; tc filters are the datapath's, sockets are ended by one package"},
+	"golang.org/x/sys/unix":                {[]string{"agent", "conntrack", "datapath", "demo", "kubeproxy", "lab", "maps", "netfilter", "podname", "probe", "source/kube", "source/link", "survey", "terminate"}, "system calls are made at the edges"},
+	"github.com/google/nftables":           {[]string{"kubeproxy", "netfilter"}, "netfilter is read in one place"},
 	"golang.org/x/sync/":                   {[]string{"agent"}, "goroutines are started where all is wired"},
 	"github.com/fsnotify/fsnotify":         {[]string{"config", "source/manifest"}, "only files on disk are watched"},
 	"github.com/spf13/cobra":               {[]string{"cli"}, "the command line ends at cli"},

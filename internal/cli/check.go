@@ -23,7 +23,8 @@ type checked struct {
 }
 
 func newCheck(g *global) *cobra.Command {
-	var strict bool
+	var strict, shadow bool
+	var from shadowFlags
 	o := survey.Options{CgroupRoot: config.Default().Kernel.CgroupRoot}
 	cmd := &cobra.Command{
 		Use:   "check",
@@ -32,11 +33,19 @@ func newCheck(g *global) *cobra.Command {
 programs, and the settings that Services depend on; before an installation and
 after. Changes nothing.
 
-Exit status: 0 usable, 4 not usable; with --strict 4 if there is a warning, too.`,
+With --shadow something else: compares what Beeline would decide about every
+frontend, for clients outside, in a pod and on the node, with what kube-proxy's
+rules on this node decide, and lists where they differ.
+
+Exit status: 0 usable, 4 not usable; with --strict 4 if there is a warning, too;
+with --shadow 4 if there is a mismatch.`,
 		Example: `  beeline check
   beeline check --strict -o json`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if shadow {
+				return g.shadow(cmd, from)
+			}
 			o.BPFFS = g.bpffs
 			facts := survey.Gather(o)
 			a := checked{Findings: check.Judge(facts), Programs: facts.Programs}
@@ -54,6 +63,8 @@ Exit status: 0 usable, 4 not usable; with --strict 4 if there is a warning, too.
 		},
 	}
 	g.addFlags(cmd)
+	cmd.Flags().BoolVar(&shadow, "shadow", false, "beside a running kube-proxy, list what Beeline would decide differently from its rules; touches no traffic")
+	from.add(cmd.Flags(), "with --shadow: ")
 	cmd.Flags().BoolVar(&strict, "strict", false, "take a warning for a failure")
 	cmd.Flags().StringVar(&o.CgroupRoot, "cgroup-root", o.CgroupRoot, "cgroup v2 folder that the agent serves")
 	return cmd

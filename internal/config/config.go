@@ -15,6 +15,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"time"
+
+	"github.com/beeline-net/beeline/internal/takeover"
 )
 
 // Config is the complete configuration of an agent. A zero Config is not
@@ -37,6 +39,8 @@ type Config struct {
 	Health       Health
 	Metrics      Metrics
 	Debug        Debug
+	// Takeover is what becomes of a kube-proxy on the node.
+	Takeover takeover.Wish
 	// BindHardFail makes an agent exit that cannot listen on Health.Bind or
 	// Metrics.Bind; otherwise it keeps trying.
 	BindHardFail bool
@@ -318,5 +322,6 @@ func Default() Config {
 		Metrics:     Metrics{Bind: netip.MustParseAddrPort("127.0.0.1:10249"), ServiceLimit: 500},
 		OOMScoreAdj: -999,
 		Logging:     Logging{Format: "text"},
+		Takeover:    takeover.Serve,
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"math"
 	"net/netip"
 	"time"
+
+	"github.com/beeline-net/beeline/internal/takeover"
 )
 
 // Reload says what a changed setting needs to take effect.
@@ -65,6 +67,9 @@ func generalFields() []field {
 		setting("oomScoreAdj", "oom-score-adj", Restart, integer(-1000, 1000),
 			func(c *Config) *int { return &c.OOMScoreAdj },
 			"The agent's oom_score_adj: how willingly the kernel kills it when memory is short."),
+		setting("takeover", "takeover", Live, oneOf(takeover.Serve, takeover.Wait, takeover.Takeover, takeover.Rollback),
+			func(c *Config) *takeover.Wish { return &c.Takeover },
+			"What becomes of a kube-proxy on the node: `serve` takes new flows and leaves the old ones and all rules alone; `wait` takes nothing while kube-proxy serves; `takeover` removes its rules once it is stopped and its flows have ended; `rollback` gives the node back. The Node's annotation `beeline.dev/takeover` and `beeline takeover` go before."),
 	}
 }
 

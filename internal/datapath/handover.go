@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -65,6 +67,8 @@ const (
 	NoteWish Note = iota
 	// NoteState is how far a handover is: the agent writes it.
 	NoteState
+	// NoteTraces are what agents have left outside of the BPF file system.
+	NoteTraces
 	notes
 )
 
@@ -108,6 +112,27 @@ func (p Pins) WriteNote(n Note, text []byte) error {
 	copy(full, text)
 	if err := m.Put(uint32(n), full); err != nil {
 		return fmt.Errorf("write note: %w", err)
+	}
+	return nil
+}
+
+// removeAllButNotes unpins everything else.
+func (p Pins) removeAllButNotes() error {
+	notes := filepath.Join(p.maps(), notesMap)
+	var errs []error
+	for _, pattern := range []string{"v*/*/*", "v*/*", "*"} {
+		found, err := filepath.Glob(filepath.Join(p.root, pattern))
+		if err != nil {
+			return fmt.Errorf("list pins: %w", err)
+		}
+		for _, path := range found {
+			if path != notes && !strings.HasPrefix(notes, path+"/") {
+				errs = append(errs, os.Remove(path))
+			}
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("remove pins: %w", err)
 	}
 	return nil
 }

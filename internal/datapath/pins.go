@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -130,6 +132,31 @@ func (p Pins) Locked() bool {
 	}
 	_ = f.Close()
 	return false
+}
+
+// Holder returns the process id of the agent that owns the folder. It fails if
+// there is none, or none that this process may see.
+func (p Pins) Holder() (int, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(p.root, &st); err != nil {
+		return 0, fmt.Errorf("who locks %s: %w", p.root, err)
+	}
+	text, err := os.ReadFile("/proc/locks")
+	if err != nil {
+		return 0, fmt.Errorf("who locks %s: %w", p.root, err)
+	}
+	// 1: FLOCK  ADVISORY  WRITE 1234 00:2b:5678 0 EOF
+	place := fmt.Sprintf("%02x:%02x:%d", unix.Major(st.Dev), unix.Minor(st.Dev), st.Ino)
+	for line := range strings.Lines(string(text)) {
+		f := strings.Fields(line)
+		if len(f) < 6 || f[1] != "FLOCK" || f[5] != place {
+			continue
+		}
+		if pid, err := strconv.Atoi(f[4]); err == nil && pid > 0 {
+			return pid, nil
+		}
+	}
+	return 0, fmt.Errorf("who locks %s: no process that can be seen from here", p.root)
 }
 
 func exists(path string) (bool, error) {

@@ -111,6 +111,16 @@ func (d *Datapath) Check() error {
 // Cleanup detaches the programs and removes every map and pin. It refuses
 // while an agent runs, because that agent would work on orphaned maps.
 func Cleanup(p Pins) error {
+	return p.clean((Pins).removeAll)
+}
+
+// Leave does the same, but leaves the notes: the next agent is to know why there
+// is nothing else.
+func Leave(p Pins) error {
+	return p.clean((Pins).removeAllButNotes)
+}
+
+func (p Pins) clean(unpin func(Pins) error) error {
 	if there, err := exists(p.root); err != nil || !there {
 		return err
 	}
@@ -130,7 +140,7 @@ func Cleanup(p Pins) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	return p.removeAll()
+	return unpin(p)
 }
 
 // detach ends a link now; another process that still holds it open would

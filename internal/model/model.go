@@ -209,4 +209,7 @@ type Node struct {
 	// being deleted, has no Node object (any more), or carries the taint
 	// ToBeDeletedByClusterAutoscaler (KEP-3836).
 	Draining bool
+	// Takeover is annotation beeline.dev/takeover: what an operator wants of this
+	// node (package takeover); empty if there is none.
+	Takeover string
 }

@@ -108,10 +108,35 @@ func familyName(f nftables.TableFamily) string {
 	return fmt.Sprintf("family %d", f)
 }
 
-// legacy looks for kube-proxy's chains in the iptables of old. Their tables are
-// there only once somebody has used them, and asking for one makes it: so only
-// those are asked for that the kernel names.
+// legacy looks for kube-proxy's chains in the iptables of old.
 func (r *Rules) legacy() error {
+	tables, err := LegacyTables()
+	for _, t := range tables {
+		where := t.Program + " (legacy) " + t.Name
+		if slices.ContainsFunc(serving, t.Mentions) {
+			r.KubeProxy = append(r.KubeProxy, where)
+		} else {
+			r.Others = append(r.Others, where)
+		}
+	}
+	return err
+}
+
+// LegacyTable is a table of the iptables of old.
+type LegacyTable struct {
+	// Program is iptables or ip6tables.
+	Program, Name string
+	content       []byte
+}
+
+// Mentions reports whether the name of a chain in the table begins so, or
+// something else in it reads so.
+func (t LegacyTable) Mentions(text string) bool { return bytes.Contains(t.content, []byte(text)) }
+
+// LegacyTables reads the iptables of old. Their tables are there only once
+// somebody has used them, and asking for one makes it: so only those are asked
+// for that the kernel names. What cannot be read is named in the error.
+func LegacyTables() (all []LegacyTable, err error) {
 	var errs []error
 	for _, f := range []struct {
 		name, names   string
@@ -125,20 +150,15 @@ func (r *Rules) legacy() error {
 			continue
 		}
 		for _, table := range strings.Fields(string(text)) {
-			blob, err := legacyTable(f.domain, f.level, table)
+			content, err := legacyTable(f.domain, f.level, table)
 			if err != nil {
 				errs = append(errs, fmt.Errorf("read %s table %s: %w", f.name, table, err))
 				continue
 			}
-			where := f.name + " (legacy) " + table
-			if slices.ContainsFunc(serving, func(p string) bool { return bytes.Contains(blob, []byte(p)) }) {
-				r.KubeProxy = append(r.KubeProxy, where)
-			} else {
-				r.Others = append(r.Others, where)
-			}
+			all = append(all, LegacyTable{f.name, table, content})
 		}
 	}
-	return errors.Join(errs...)
+	return all, errors.Join(errs...)
 }
 
 // The kernel's interface of old: linux/netfilter_ipv4/ip_tables.h. IPv6 has the
@@ -154,7 +174,7 @@ const (
 // legacyTable returns a table as the kernel holds it. The names of user chains
 // stand in it as text.
 func legacyTable(domain, level int, table string) ([]byte, error) {
-	fd, err := unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0) // a raw one would need CAP_NET_RAW
 	if err != nil {
 		return nil, fmt.Errorf("socket: %w", err)
 	}

@@ -42,7 +42,7 @@ func equalEndpoint(a, b model.Endpoint) bool {
 }
 
 func equalNode(a, b *model.Node) bool {
-	return a.Name == b.Name && a.Zone == b.Zone && a.Draining == b.Draining &&
+	return a.Name == b.Name && a.Zone == b.Zone && a.Draining == b.Draining && a.Takeover == b.Takeover &&
 		slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.PodCIDRs, b.PodCIDRs)
 }
 

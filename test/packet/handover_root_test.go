@@ -68,6 +68,50 @@ func TestARollbackBeginsNoFlows(t *testing.T) {
 	}
 }
 
+// A client that uses a port again begins a connection of the other proxy's: its
+// next packets must not be taken for those of the one that has ended.
+func TestARollbackForgetsAConnectionThatBeginsAgain(t *testing.T) {
+	for _, s := range sides {
+		w := newWorld(t, datapath.PacketOptions{})
+		w.shop(s)
+		f := opening(TCP, port(s.client, 40000), port(s.vip, 80))
+		w.read("before", w.in(f), pass)
+		end := goesOn(f)
+		end.Flags = FIN | ACK
+		w.read("its end", w.in(end), pass)
+		w.load(datapath.PacketOptions{Handover: datapath.Handover{RefuseNew: true}})
+		w.wantUntouched("it begins again", w.in(f), w.frame(f).Bytes())
+		w.wantUntouched("and goes on", w.in(goesOn(f)), w.frame(goesOn(f)).Bytes())
+		if n := len(w.flows()); n != 0 {
+			t.Errorf("%d flows are left", n)
+		}
+	}
+}
+
+// netfilter's source NAT may take a port that was ours before.
+func TestARollbackForgetsAConnectionWhosePortIsTaken(t *testing.T) {
+	for _, s := range sides {
+		w := newWorld(t, datapath.PacketOptions{})
+		w.addService(&svc{
+			proto: TCP, frontends: []netip.AddrPort{port(s.vip, 80)}, flags: abi.FlagLoadBalancer,
+			endpoints: []*endpoint{{at: port(s.remotePod, 8080)}},
+		})
+		f := opening(TCP, port(s.client, 40000), port(s.vip, 80))
+		there := w.read("before", w.in(f), redirect)
+		back := answer(there)
+		w.read("its answer", w.in(back), redirect)
+		end := goesOn(f)
+		end.Flags = FIN | ACK
+		w.read("its end", w.in(end), redirect)
+		w.load(datapath.PacketOptions{Handover: datapath.Handover{RefuseNew: true}})
+		data := back
+		data.Flags = ACK
+		w.read("what is under way still", w.in(data), redirect)
+		w.wantUntouched("an answer to another", w.in(back), w.frame(back).Bytes())
+		w.wantUntouched("and what follows", w.in(data), w.frame(data).Bytes())
+	}
+}
+
 // anyAddr stands for the node's own addresses in a NodePort's key.
 func anyAddr(s side) netip.Addr {
 	if s.family == 4 {

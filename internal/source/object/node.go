@@ -9,11 +9,16 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/beeline-net/beeline/internal/model"
+	"github.com/beeline-net/beeline/internal/takeover"
 )
 
 // taintToBeDeleted is set by the cluster autoscaler before it removes a node;
 // load balancers are to stop sending to it (KEP-3836).
 const taintToBeDeleted = "ToBeDeletedByClusterAutoscaler"
+
+// AnnotationTakeover on a Node says how that node is handed over from kube-proxy
+// or back to it: one of the wishes of package takeover.
+const AnnotationTakeover = "beeline.dev/takeover"
 
 // Node converts a Node. The result is nil if its name cannot be used.
 func Node(in *corev1.Node) (*model.Node, []Problem) {
@@ -28,6 +33,13 @@ func Node(in *corev1.Node) (*model.Node, []Problem) {
 		Addresses: c.nodeAddresses(in.Status.Addresses),
 		PodCIDRs:  c.podCIDRs(&in.Spec),
 		Draining:  in.DeletionTimestamp != nil || slices.ContainsFunc(in.Spec.Taints, toBeDeleted),
+	}
+	if wish, ok := in.Annotations[AnnotationTakeover]; ok {
+		if _, err := takeover.ParseWish(wish); err != nil {
+			c.addf("metadata.annotations[%s]: %v", AnnotationTakeover, err)
+		} else {
+			node.Takeover = wish
+		}
 	}
 	if node.Zone != "" && !isLabelValue(node.Zone) {
 		c.addf("metadata.labels[%s]: %s is not a zone's name", corev1.LabelTopologyZone, quote(node.Zone))

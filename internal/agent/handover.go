@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/beeline-net/beeline/internal/abi"
+	"github.com/beeline-net/beeline/internal/conntrack"
+	"github.com/beeline-net/beeline/internal/datapath"
+	"github.com/beeline-net/beeline/internal/kubeproxy"
+	"github.com/beeline-net/beeline/internal/maps"
+	"github.com/beeline-net/beeline/internal/model"
+	"github.com/beeline-net/beeline/internal/plan"
+	"github.com/beeline-net/beeline/internal/takeover"
+)
+
+// How often a handover is looked at: while one is under way, and otherwise.
+const (
+	handoverPeriod = time.Second
+	alonePeriod    = 10 * time.Second
+)
+
+// quietTime is how long the UDP sockets of a rollback have to be silent, in the
+// way of their flows' own timeout (UDP_STREAM_TIMEOUT_NS in bpf/lib/udp_peer.h).
+const quietTime = 120 * time.Second
+
+// errReturned ends an agent whose node is kube-proxy's again.
+var errReturned = errors.New("the node was given back to kube-proxy")
+
+// handover takes the node over from a kube-proxy and gives it back. The loop
+// owns it; it decides nothing, package takeover does.
+type handover struct {
+	log  *slog.Logger
+	pins datapath.Pins
+	// setting is the wish of the configuration, node that of the Node object;
+	// empty if it has none.
+	setting takeover.Wish
+	node    string
+	state   takeover.State
+	looked  time.Time
+	// traces are those of earlier agents.
+	traces traces
+
+	// These are set once the kernel is open.
+	dp       *datapath.Datapath
+	tables   *maps.Tables
+	packet   *packetPath
+	selfTest *selfTest
+
+	inForce datapath.Handover
+	// kept is what table Kept holds.
+	kept map[abi.FlowTuple]bool
+	// served are the Service ports behind all frontends since the agent started,
+	// also of Services that are gone: their flows may live.
+	served map[plan.FrontendKey]plan.Port
+	// datagrams is the last count of datagrams of older flows, and when it grew.
+	datagrams uint64
+	grew      time.Time
+}
+
+// newHandover looks at the node before anything is attached.
+func newHandover(ctx context.Context, pins datapath.Pins, setting takeover.Wish, log *slog.Logger) *handover {
+	h := &handover{log: log, pins: pins, setting: setting, served: map[plan.FrontendKey]plan.Port{}, grew: time.Now()}
+	var err error
+	if h.traces, err = readTraces(pins); err != nil {
+		log.Warn("cleanup will not know what earlier agents have changed", "err", err)
+	}
+	text, err := pins.ReadNote(datapath.NoteState)
+	if err == nil && len(text) > 0 {
+		err = json.Unmarshal(text, &h.state)
+	}
+	if err != nil {
+		log.Warn("what became of an earlier takeover is not known", "err", err)
+	}
+	next, _ := takeover.Next(h.state, h.request(), h.look(ctx), time.Now())
+	if next.Phase == takeover.Returned && h.state.Phase != takeover.Returned {
+		next.Phase = takeover.Returning // it has not left yet
+	}
+	h.enter(next)
+	h.inForce = inForce(next.Phase)
+	return h
+}
+
+// inForce is what a phase means for the programs.
+func inForce(p takeover.Phase) datapath.Handover {
+	return datapath.Handover{KeepFlows: p.KeepsForeign(), RefuseNew: p.RefusesNew()}
+}
+
+// attach gives it the kernel.
+func (h *handover) attach(dp *datapath.Datapath, tables *maps.Tables, packet *packetPath, probe *selfTest) error {
+	h.dp, h.tables, h.packet, h.selfTest = dp, tables, packet, probe
+	h.kept = map[abi.FlowTuple]bool{}
+	probe.off.Store(h.inForce.RefuseNew)
+	h.note()
+	if err := h.traces.write(h.pins); err != nil {
+		h.log.Warn("cleanup will not know what the agent has changed", "err", err)
+	}
+	return tables.Kept.Each(func(t abi.FlowTuple, _ uint32) bool { h.kept[t] = true; return true })
+}
+
+// request is what is wanted: by who works on this node, by the Node object, or
+// by the configuration, in this order.
+func (h *handover) request() takeover.Request {
+	text, err := h.pins.ReadNote(datapath.NoteWish)
+	if err == nil && len(text) > 0 {
+		var r takeover.Request
+		if err = json.Unmarshal(text, &r); err == nil && r.Wish != "" {
+			return r
+		}
+	}
+	if err != nil {
+		h.log.Warn("what `beeline takeover` was told last is not known", "err", err)
+	}
+	if h.node != "" {
+		return takeover.Request{Wish: takeover.Wish(h.node)}
+	}
+	return takeover.Request{Wish: h.setting}
+}
+
+// look finds out what there is on the node.
+func (h *handover) look(ctx context.Context) (seen takeover.Seen) {
+	h.looked = time.Now()
+	there, err := kubeproxy.Find()
+	if err != nil {
+		h.log.Warn("kube-proxy's rules cannot be looked for", "err", err)
+	}
+	seen.Rules, seen.Irremovable = there.Any(), there.Removable()
+	if seen.Rules || h.request().Wish == takeover.Rollback {
+		_, seen.Running = kubeproxy.Running(ctx)
+	}
+	return seen
+}
+
+// due reports whether it is time to look again.
+func (h *handover) due() bool {
+	period := handoverPeriod
+	if h.state.Phase == takeover.Alone && h.request().Wish != takeover.Rollback {
+		period = alonePeriod
+	}
+	return time.Since(h.looked) >= period
+}
+
+// step goes on with the handover. plans returns those in force.
+func (h *handover) step(ctx context.Context, plans func() []plan.Service) error {
+	if !h.due() {
+		return nil
+	}
+	seen := h.look(ctx)
+	services := plans()
+	h.learn(services)
+	if err := h.count(&seen, services); err != nil {
+		return err
+	}
+	next, action := takeover.Next(h.state, h.request(), seen, time.Now())
+	if next.Phase != h.state.Phase {
+		h.log.Info("takeover", "from", h.state.Phase, "to", next.Phase, "why", next.Why)
+	}
+	if action == takeover.RemoveRules {
+		left, err := kubeproxy.Remove()
+		if err != nil {
+			return err
+		}
+		h.log.Info("kube-proxy's rules were removed", "left", left)
+	}
+	if action == takeover.Leave {
+		h.enter(next)
+		h.note()
+		return errReturned
+	}
+	if err := h.apply(inForce(next.Phase)); err != nil {
+		return err
+	}
+	if !next.Phase.KeepsForeign() {
+		if err := h.keep(nil); err != nil {
+			return err
+		}
+	}
+	h.enter(next)
+	h.note()
+	return nil
+}
+
+// count fills in what flows there are.
+func (h *handover) count(seen *takeover.Seen, services []plan.Service) error {
+	var err error
+	if h.state.Phase == takeover.Sharing {
+		if seen.Foreign, err = h.follow(seen.Running); err != nil {
+			return err
+		}
+	}
+	if h.packet == nil {
+		seen.Unserved = unserved(services)
+	}
+	if h.request().Wish != takeover.Rollback {
+		return nil
+	}
+	if seen.Covered, err = covered(services); err != nil {
+		return err
+	}
+	if seen.Own, err = liveFlows(h.dp); err != nil {
+		return err
+	}
+	counters, err := h.tables.Counters()
+	if n := counters[abi.CounterHandedBack]; n != h.datagrams {
+		h.datagrams, h.grew = n, time.Now()
+	}
+	seen.Datagrams = time.Since(h.grew) < quietTime
+	return err
+}
+
+// apply replaces the programs if they have to be others. What netfilter has is
+// noted before Beeline begins to take flows, and what came meanwhile after it.
+func (h *handover) apply(want datapath.Handover) error {
+	if want == h.inForce {
+		return nil
+	}
+	if want.KeepFlows {
+		if _, err := h.follow(true); err != nil {
+			return err
+		}
+	}
+	if want.RefuseNew {
+		h.grew = time.Now()
+	}
+	err := h.dp.SetHandover(want)
+	if h.packet != nil {
+		err = errors.Join(err, h.packet.devices.SetHandover(want))
+	}
+	if err != nil {
+		return fmt.Errorf("hand over: %w", err)
+	}
+	h.inForce = want
+	h.selfTest.off.Store(want.RefuseNew)
+	if want.KeepFlows {
+		_, err = h.follow(true)
+	}
+	return err
+}
+
+// begin is called around the first plans being written, from which on Beeline
+// takes flows.
+func (h *handover) begin(services []plan.Service) error {
+	if !h.inForce.KeepFlows {
+		return nil
+	}
+	h.learn(services)
+	_, err := h.follow(true)
+	return err
+}
+
+// learn remembers where Services are reached.
+func (h *handover) learn(services []plan.Service) {
+	if h.state.Phase == takeover.Alone {
+		clear(h.served)
+		return
+	}
+	for _, s := range services {
+		for _, p := range s.Ports {
+			for _, f := range p.Frontends {
+				h.served[f.FrontendKey] = p
+			}
+		}
+	}
+}
+
+// follow brings the table of kept flows in step with netfilter's, and returns
+// how many flows to Services netfilter has. If no kube-proxy does, it ends UDP
+// flows whose backend is gone (kube-proxy: pkg/proxy/conntrack).
+func (h *handover) follow(kubeProxy bool) (int, error) {
+	flows, err := conntrack.Translated()
+	if err != nil {
+		return 0, err
+	}
+	keep := map[abi.FlowTuple]bool{}
+	n := 0
+	for _, f := range flows {
+		port, ok := h.serviceOf(f)
+		if !ok || f.Over {
+			continue
+		}
+		if f.Protocol == model.UDP && !kubeProxy && !hasBackend(port, f.Reply.Src) {
+			if err := conntrack.Forget(f); err != nil {
+				return 0, err
+			}
+			continue
+		}
+		n++
+		for _, t := range tuplesOf(f) {
+			keep[t] = true
+		}
+	}
+	return n, h.keep(keep)
+}
+
+// serviceOf finds the Service port that a flow of netfilter's asked for.
+func (h *handover) serviceOf(f conntrack.Flow) (plan.Port, bool) {
+	key := plan.FrontendKey{Addr: f.Request.Dst.Addr(), Port: f.Request.Dst.Port(), Protocol: f.Protocol}
+	if p, ok := h.served[key]; ok {
+		return p, true
+	}
+	key.Addr = netip.IPv4Unspecified()
+	if f.Request.Dst.Addr().Is6() {
+		key.Addr = netip.IPv6Unspecified()
+	}
+	p, ok := h.served[key]
+	return p, ok
+}
+
+func hasBackend(p plan.Port, at netip.AddrPort) bool {
+	return slices.ContainsFunc(p.Backends, func(b plan.Backend) bool { return b.Addr == at && b.State != plan.Draining })
+}
+
+// tuplesOf are those by which the programs know a flow of netfilter's (ADR 0016).
+func tuplesOf(f conntrack.Flow) (all []abi.FlowTuple) {
+	proto := uint8(f.Protocol)
+	if f.Protocol == model.UDP || f.Opening {
+		all = append(all,
+			abi.NewFlowTuple(proto, f.Request.Src, f.Request.Dst),
+			abi.NewFlowTuple(proto, netip.AddrPortFrom(netip.Addr{}, f.Request.Src.Port()), f.Request.Dst))
+	}
+	if f.Protocol == model.UDP || f.SourceNAT() {
+		all = append(all, abi.NewFlowTuple(proto, f.Reply.Src, f.Reply.Dst))
+	}
+	return all
+}
+
+// keep makes the table hold these and no others. One that does not fit is
+// treated as new when its next packet comes.
+func (h *handover) keep(want map[abi.FlowTuple]bool) error {
+	for t := range h.kept {
+		if want[t] {
+			continue
+		}
+		if err := h.tables.Kept.Delete(t); err != nil {
+			return fmt.Errorf("forget a kept flow: %w", err)
+		}
+		delete(h.kept, t)
+	}
+	for t := range want {
+		if h.kept[t] {
+			continue
+		}
+		if err := h.tables.Kept.Put(t, 1); err != nil {
+			h.log.Warn("not every flow of netfilter's can be kept", "flows", len(want), "err", err)
+			return nil
+		}
+		h.kept[t] = true
+	}
+	return nil
+}
+
+// unserved says what only kube-proxy's rules serve while there is no packet path.
+func unserved(services []plan.Service) error {
+	for _, s := range services {
+		for _, p := range s.Ports {
+			for _, f := range p.Frontends {
+				if f.Kind != plan.ClusterIP {
+					return fmt.Errorf("without --packet-path nobody would serve %v %v of %v to clients outside", f.Kind, f.FrontendKey, s.Name)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// covered reports whether kube-proxy has rules for every ClusterIP with backends.
+func covered(services []plan.Service) (bool, error) {
+	has, err := kubeproxy.Destinations()
+	if err != nil {
+		return false, err
+	}
+	for _, s := range services {
+		for _, p := range s.Ports {
+			for _, f := range p.Frontends {
+				if f.Kind == plan.ClusterIP && s.Name != selfTestName && len(p.Cluster.Members) > 0 && !has[f.Addr] {
+					return false, nil
+				}
+			}
+		}
+	}
+	return true, nil
+}
+
+// enter remembers the state, and note leaves it for the next agent.
+func (h *handover) enter(s takeover.State) { h.state = s }
+
+func (h *handover) note() {
+	text, err := json.Marshal(h.state)
+	if err == nil {
+		err = h.pins.WriteNote(datapath.NoteState, text)
+	}
+	if err != nil {
+		h.log.Warn("the state of the takeover cannot be kept", "err", err)
+	}
+}

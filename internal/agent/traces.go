@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/beeline-net/beeline/internal/config"
+	"github.com/beeline-net/beeline/internal/datapath"
+)
+
+// traces are what agents have left outside of the BPF file system, for cleanup.
+type traces struct {
+	// Files they have written.
+	Files []string `json:"files,omitempty"`
+	// Sysctl is the folder of the system's settings, and Settings those that
+	// they have changed, by name.
+	Sysctl   sysctl             `json:"sysctl,omitempty"`
+	Settings map[string]setting `json:"settings,omitempty"`
+}
+
+// setting is a changed one.
+type setting struct {
+	// Before is what there was before the first agent, After what it was set to.
+	Before int `json:"before"`
+	After  int `json:"after"`
+}
+
+func readTraces(pins datapath.Pins) (t traces, err error) {
+	text, err := pins.ReadNote(datapath.NoteTraces)
+	if err == nil && len(text) > 0 {
+		err = json.Unmarshal(text, &t)
+	}
+	if err != nil {
+		return t, fmt.Errorf("what agents have left: %w", err)
+	}
+	return t, nil
+}
+
+// tune changes the system's settings as the configuration wants, and adds to the
+// traces of earlier agents.
+func (h *handover) tune(c config.Config) {
+	t := &h.traces
+	t.Files, t.Sysctl = files(c), sysctl(c.Kernel.Sysctl)
+	if t.Settings == nil {
+		t.Settings = map[string]setting{}
+	}
+	for name, s := range setConntrack(t.Sysctl, c.Conntrack, h.log) {
+		if before, ok := t.Settings[name]; ok {
+			s.Before = before.Before
+		}
+		t.Settings[name] = s
+	}
+}
+
+// write leaves the traces for cleanup and for later agents.
+func (t traces) write(pins datapath.Pins) error {
+	text, err := json.Marshal(t)
+	if err != nil {
+		return err
+	}
+	return pins.WriteNote(datapath.NoteTraces, text)
+}
+
+// Undo returns what takes back what agents have left outside of the BPF file
+// system: settings that are still as they set them, and files. Ask before the
+// datapath is cleaned up: that forgets it.
+func Undo(pins datapath.Pins) (func() error, error) {
+	t, err := readTraces(pins)
+	return func() error {
+		var errs []error
+		for name, s := range t.Settings {
+			if have, err := t.Sysctl.get(netfilter + name); err == nil && have == s.After && s.Before != s.After {
+				errs = append(errs, t.Sysctl.set(netfilter+name, s.Before))
+			}
+		}
+		for _, file := range t.Files {
+			if err := os.Remove(file); !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, err)
+			}
+		}
+		return errors.Join(errs...)
+	}, err
+}
+
+// files are those that an agent with that configuration writes.
+func files(c config.Config) []string {
+	if c.Manifests != "" || c.Kubernetes.ServerCache == "" {
+		return nil
+	}
+	return []string{c.Kubernetes.ServerCache}
+}

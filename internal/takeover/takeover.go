@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package takeover decides how a node is handed over from kube-proxy to Beeline
+// and back, so that no connection breaks: a flow stays with whoever began it. It
+// is pure: what it sees is told, what is to be done it says. The way of a
+// handover is in docs/architecture/04-takeover.md.
+package takeover
+
+import (
+	"fmt"
+	"time"
+)
+
+// Wish is what an operator wants of a node.
+type Wish string
+
+// The wishes.
+const (
+	// Serve takes new flows at once, leaves those of netfilter to it, and touches
+	// no rule of kube-proxy.
+	Serve Wish = "serve"
+	// Wait takes nothing as long as kube-proxy serves.
+	Wait Wish = "wait"
+	// Takeover serves, and removes kube-proxy's rules when it has been stopped and
+	// netfilter translates none of its flows any more.
+	Takeover Wish = "takeover"
+	// Rollback begins no new flows once kube-proxy serves, keeps those it has
+	// until they end, and then leaves the node.
+	Rollback Wish = "rollback"
+)
+
+// ParseWish understands the names of wishes.
+func ParseWish(text string) (Wish, error) {
+	switch w := Wish(text); w {
+	case Serve, Wait, Takeover, Rollback:
+		return w, nil
+	}
+	return "", fmt.Errorf("%q: must be %s, %s, %s or %s", text, Serve, Wait, Takeover, Rollback)
+}
+
+// Phase is how far a node is.
+type Phase string
+
+// The phases.
+const (
+	// Alone: there is no kube-proxy; every flow is Beeline's.
+	Alone Phase = "alone"
+	// Waiting: every flow is kube-proxy's.
+	Waiting Phase = "waiting"
+	// Sharing: new flows are Beeline's, older ones netfilter's.
+	Sharing Phase = "sharing"
+	// Returning: new flows are kube-proxy's, older ones Beeline's.
+	Returning Phase = "returning"
+	// Returned: every flow is kube-proxy's, and Beeline has left the kernel.
+	Returned Phase = "returned"
+)
+
+// KeepsForeign reports whether netfilter has flows in that phase.
+func (p Phase) KeepsForeign() bool { return p == Sharing }
+
+// RefusesNew reports whether Beeline begins no flows in that phase.
+func (p Phase) RefusesNew() bool { return p == Waiting || p == Returning }
+
+// Request is a wish with what belongs to it.
+type Request struct {
+	Wish Wish `json:"wish"`
+	// Deadline is when flows need not be waited for any more; zero: never.
+	Deadline time.Time `json:"deadline,omitzero"`
+}
+
+// Seen is what there is on the node.
+type Seen struct {
+	// Rules: kube-proxy has rules here.
+	Rules bool
+	// Running: kube-proxy works here.
+	Running bool
+	// Covered: kube-proxy's rules have every ClusterIP that Beeline serves.
+	Covered bool
+	// Foreign is how many flows to Services netfilter translates.
+	Foreign int
+	// Own is how many flows Beeline's packet path has.
+	Own int
+	// Datagrams: a UDP socket used a flow from before a rollback lately.
+	Datagrams bool
+	// Irremovable says why the rules cannot be removed; nil if they can.
+	Irremovable error
+	// Unserved says what nobody would serve without kube-proxy's rules; nil:
+	// Beeline serves everything.
+	Unserved error
+}
+
+// State is what is remembered of a handover, across restarts of the agent.
+type State struct {
+	Phase Phase     `json:"phase"`
+	Since time.Time `json:"since"`
+	// Why says in one line what is waited for, or what was done last.
+	Why string `json:"why,omitempty"`
+	// Flows that are waited for: netfilter's, or Beeline's in a rollback.
+	Flows int `json:"flows"`
+}
+
+// Action is what has to be done on the way to a State.
+type Action uint8
+
+// The actions.
+const (
+	Nothing Action = iota
+	// RemoveRules takes kube-proxy's rules away.
+	RemoveRules
+	// Leave takes Beeline out of the kernel.
+	Leave
+)
+
+// Next returns the state that follows and what has to be done for it. If that
+// fails, the old state stays. A zero State is that of an agent that starts.
+func Next(s State, r Request, seen Seen, now time.Time) (State, Action) {
+	q := question{s, r, seen, now}
+	switch s.Phase {
+	case Waiting:
+		return q.waiting()
+	case Sharing:
+		return q.sharing()
+	case Returning:
+		return q.returning()
+	case Returned:
+		return q.returned()
+	default:
+		return q.alone()
+	}
+}
+
+type question struct {
+	State
+	request Request
+	seen    Seen
+	now     time.Time
+}
+
+// late reports whether waiting for flows has an end that has come.
+func (q question) late() bool {
+	return !q.request.Deadline.IsZero() && !q.now.Before(q.request.Deadline)
+}
+
+func (q question) to(p Phase, flows int, format string, args ...any) State {
+	since := q.Since
+	if p != q.Phase {
+		since = q.now
+	}
+	return State{Phase: p, Since: since, Why: fmt.Sprintf(format, args...), Flows: flows}
+}
+
+func (q question) alone() (State, Action) {
+	there := q.seen.Rules || q.seen.Running
+	switch {
+	case q.request.Wish == Rollback:
+		return q.beginRollback(Alone)
+	case !there:
+		return q.to(Alone, 0, ""), Nothing
+	case q.request.Wish == Wait && q.Phase == "":
+		return q.to(Waiting, 0, "kube-proxy serves; `beeline takeover` begins"), Nothing
+	}
+	return q.sharing()
+}
+
+// beginRollback stops taking new flows as soon as somebody else takes them.
+func (q question) beginRollback(stay Phase) (State, Action) {
+	switch {
+	case !q.seen.Running:
+		return q.to(stay, 0, "rollback: waiting for kube-proxy to be started on this node"), Nothing
+	case !q.seen.Covered && !q.late():
+		return q.to(stay, 0, "rollback: waiting for kube-proxy to have written rules for all Services"), Nothing
+	}
+	return q.returning()
+}
+
+func (q question) waiting() (State, Action) {
+	switch {
+	case !q.seen.Rules && !q.seen.Running:
+		return q.sharing()
+	case q.request.Wish == Wait:
+		return q.to(Waiting, 0, "kube-proxy serves; `beeline takeover` begins"), Nothing
+	case q.request.Wish == Rollback:
+		return q.to(Waiting, 0, "kube-proxy serves, as a rollback wants"), Nothing
+	}
+	return q.sharing()
+}
+
+func (q question) sharing() (State, Action) {
+	left := q.seen.Foreign
+	switch {
+	case q.request.Wish == Rollback:
+		return q.beginRollback(Sharing)
+	case !q.seen.Rules && !q.seen.Running && left == 0:
+		return q.to(Alone, 0, "kube-proxy and its rules are gone"), Nothing
+	case q.seen.Running:
+		return q.to(Sharing, left, "kube-proxy still runs on this node; flows that it began: %d", left), Nothing
+	case q.request.Wish != Takeover:
+		return q.to(Sharing, left, "kube-proxy's rules stay (wish %q); flows that they began: %d", q.request.Wish, left), Nothing
+	case q.seen.Unserved != nil:
+		return q.to(Sharing, left, "kube-proxy's rules stay: %v", q.seen.Unserved), Nothing
+	case left > 0 && !q.late():
+		return q.to(Sharing, left, "waiting for the flows that netfilter translates to end: %d", left), Nothing
+	case q.seen.Irremovable != nil:
+		return q.to(Sharing, left, "no flow needs kube-proxy's rules any more, but: %v", q.seen.Irremovable), Nothing
+	}
+	return q.to(Alone, 0, "kube-proxy's rules were removed"), RemoveRules
+}
+
+func (q question) returning() (State, Action) {
+	switch {
+	case q.request.Wish != Rollback && q.request.Wish != Wait:
+		return q.sharing()
+	case !q.seen.Rules:
+		// Nobody serves new clients. Better late than never.
+		return q.to(Sharing, q.seen.Foreign, "kube-proxy's rules are gone in the middle of a rollback: serving again"), Nothing
+	case (q.seen.Own > 0 || q.seen.Datagrams) && !q.late():
+		return q.to(Returning, q.seen.Own, "waiting for Beeline's flows to end: %d of the packet path, UDP sockets: %s",
+			q.seen.Own, map[bool]string{true: "in use", false: "quiet"}[q.seen.Datagrams]), Nothing
+	}
+	return q.to(Returned, 0, "kube-proxy serves; remove Beeline's DaemonSet, then run `beeline cleanup`"), Leave
+}
+
+func (q question) returned() (State, Action) {
+	if q.request.Wish == Takeover || q.request.Wish == Serve {
+		return q.sharing()
+	}
+	return q.to(Returned, 0, "kube-proxy serves; remove Beeline's DaemonSet, then run `beeline cleanup`"), Nothing
+}
