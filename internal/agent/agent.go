@@ -149,6 +149,11 @@ func run(ctx context.Context, o Options, given *handover) (err error) {
 		g.Go(func() error { return ends.run(ctx, l.inStep) })
 	}
 	g.Go(func() error { return drain.run(ctx, l.inStep) })
+	if src.optOuts != nil {
+		outs := newOptOuts(dp.SetOptOuts, log)
+		g.Go(func() error { return outs.run(ctx) })
+		g.Go(func() error { return src.optOuts(ctx, outs.pods) })
+	}
 	g.Go(func() error { return probe.serve(ctx) })
 	g.Go(func() error { return f.run(ctx) })
 	g.Go(func() error { return f.check(ctx, l.inStep) })
