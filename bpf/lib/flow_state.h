@@ -56,7 +56,7 @@ static __always_inline bool flow_expired(const struct flow *flow, __u64 now)
 
 	if (which >= FLOW_TIMEOUTS) /* for the verifier */
 		return true;
-	return now - flow->seen_ns >
+	return idle_ns(now, flow->seen_ns) >
 	       config_flow_timeout_secs[which] * NSEC_PER_SEC;
 }
 
@@ -95,9 +95,13 @@ static __always_inline void flow_track(struct flow *flow, __u8 direction,
 		flags |= FLOW_RST;
 	else
 		flags &= ~FLOW_RST; /* it was a stray one */
-	if (flags != old && !config_dry_run)
-		WRITE_ONCE(flow->flags, flags);
-	if ((now - flow->seen_ns > FLOW_SEEN_GRAIN_NS || flags != old) &&
+	/* Another CPU may see the other direction now, and note that. */
+	if (flags & ~old && !config_dry_run)
+		__sync_fetch_and_or(&flow->flags, flags & ~old);
+	if (old & ~flags && !config_dry_run)
+		__sync_fetch_and_and(&flow->flags, ~FLOW_RST);
+	if ((idle_ns(now, flow->seen_ns) > FLOW_SEEN_GRAIN_NS ||
+	     flags != old) &&
 	    !config_dry_run)
 		WRITE_ONCE(flow->seen_ns, now);
 }

@@ -88,6 +88,23 @@ func TestUDPFlowLeavesRemovedBackend(t *testing.T) {
 	}
 }
 
+// A packet seen by another CPU after this one had read its clock does not make
+// the flow half an eternity old: it goes on, and nobody takes its place.
+func TestFlowSeenLaterThanNowIsFresh(t *testing.T) {
+	for _, s := range sides {
+		p := newPair(t, s, UDP)
+		f := opening(UDP, p.client, p.vip)
+		p.connect(f)
+		p.swap()
+		p.age(-time.Minute)
+		p.goes("the flow goes on", goesOn(f), p.first)
+		for i := range uint16(2 * testFlows) { // comes by every place of the table
+			p.in(opening(UDP, port(s.other, 1000+i), p.vip))
+		}
+		p.goes("after many others", goesOn(f), p.first)
+	}
+}
+
 // A14: what drains keeps its flows, and gets no new ones.
 func TestFlowKeepsDrainingBackend(t *testing.T) {
 	eachProtocol(t, func(t *testing.T, s side, proto uint8) {
