@@ -39,7 +39,14 @@ type hold struct {
 	// event tells people about a Service, as source.event does.
 	event func(service model.Name, reason, message string)
 
-	held  map[model.Name]plan.Service // the newest plans
+	held map[model.Name]heldPlan
+}
+
+// heldPlan is the newest plan of a Service, which is held since the first one
+// that took most of its backends: neither do later ones begin its time anew, nor
+// does it share that of another Service.
+type heldPlan struct {
+	plan  plan.Service
 	since time.Time
 }
 
@@ -53,8 +60,12 @@ func newHold(after time.Duration, rec *reconcile.Reconciler, src source, log *sl
 // filter returns the plans to apply now. all says that they are all there are,
 // so that what none of them names is to be removed.
 func (h *hold) filter(plans []plan.Service, all bool) []plan.Service {
+	since := map[model.Name]time.Time{}
 	for _, p := range plans {
-		delete(h.held, p.Name) // what was last said of it is what counts
+		if before, held := h.held[p.Name]; held {
+			since[p.Name] = before.since
+			delete(h.held, p.Name) // what was last said of it is what counts
+		}
 	}
 	if h.after <= 0 {
 		return plans
@@ -75,10 +86,17 @@ func (h *hold) filter(plans []plan.Service, all bool) []plan.Service {
 	if n := len(losing) + len(h.held); len(losing) == 0 || n < holdServices || n*holdShare < len(known) {
 		return plans
 	}
-	if len(h.held) == 0 {
-		h.held, h.since = map[model.Name]plan.Service{}, h.now()
+	if h.held == nil {
+		h.held = map[model.Name]heldPlan{}
 	}
-	maps.Copy(h.held, losing)
+	now := h.now()
+	for name, p := range losing {
+		began, held := since[name]
+		if !held {
+			began = now
+		}
+		h.held[name] = heldPlan{p, began}
+	}
 	h.log.Warn("holding an update that takes most backends from many Services at once",
 		"services", len(h.held), "of", len(known), "applied_at", h.due())
 	for _, name := range slices.SortedFunc(maps.Keys(losing), model.Name.Compare)[:min(len(losing), toldEvents)] {
@@ -105,23 +123,27 @@ func membersOf(p plan.Service) (n int) {
 	return n
 }
 
-// due is when what is held is to be applied; zero if nothing is.
-func (h *hold) due() time.Time {
-	if len(h.held) == 0 {
-		return time.Time{}
+// due is when the first of what is held is to be applied; zero if nothing is.
+func (h *hold) due() (first time.Time) {
+	for _, p := range h.held {
+		if at := p.since.Add(h.after); first.IsZero() || at.Before(first) {
+			first = at
+		}
 	}
-	return h.since.Add(h.after)
+	return first
 }
 
 // release returns what has persisted for long enough.
 func (h *hold) release() (plans []plan.Service) {
-	if due := h.due(); due.IsZero() || h.now().Before(due) {
-		return nil
-	}
+	now := h.now()
 	for _, name := range slices.SortedFunc(maps.Keys(h.held), model.Name.Compare) {
-		plans = append(plans, h.held[name])
+		if p := h.held[name]; !now.Before(p.since.Add(h.after)) {
+			plans = append(plans, p.plan)
+			delete(h.held, name)
+		}
 	}
-	h.held = nil
-	h.log.Warn("applying the update that was held: it persists", "services", len(plans))
+	if len(plans) > 0 {
+		h.log.Warn("applying the update that was held: it persists", "services", len(plans))
+	}
 	return plans
 }

@@ -164,3 +164,36 @@ func TestSmallRemovalsAreNotHeld(t *testing.T) {
 	w.pass()
 	w.expectServed("switched off", 0)
 }
+
+// A Service that changes again while it is held does not begin its time anew,
+// or what is true would never be applied.
+func TestAHeldServiceThatChangesIsNotHeldForEver(t *testing.T) {
+	w, advance := many(t, 20)
+	for i := range 6 { // one endpoint or none, by turns, all of them at once
+		w.populate(20, i%2)
+		w.pass()
+		advance(10 * time.Second)
+	}
+	if got := w.loop.reconcile.Members(name("s7")); got > 1 {
+		t.Errorf("after a minute a Service has %d members", got)
+	}
+}
+
+// What begins to lose late has its own time: a list that empties bit by bit is
+// not applied with its first part.
+func TestEachServiceIsHeldForItsOwnTime(t *testing.T) {
+	w, advance := many(t, 40)
+	for i := range 20 {
+		w.store.SetSlice(slice(fmt.Sprintf("s%d", i)))
+	}
+	w.pass()
+	advance(50 * time.Second)
+	w.populate(40, 0)
+	w.pass()
+	advance(10 * time.Second)
+	w.expectServed("the first ones are due", 20)
+	advance(49 * time.Second)
+	w.expectServed("the others are not yet", 20)
+	advance(time.Second)
+	w.expectServed("all are due", 0)
+}
