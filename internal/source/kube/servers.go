@@ -54,6 +54,7 @@ type Servers struct {
 	works   string            // where an answer came from last
 	avoided map[string]uint64 // addresses that did not work: when, in order
 	clock   uint64
+	open    map[string]int // connections to each address
 }
 
 // NewServers begins with what an earlier agent has learned, and makes requests
@@ -72,7 +73,7 @@ func NewServers(found Found, cache string, log *slog.Logger) (*Servers, error) {
 	s := &Servers{
 		log: log, cache: serverCache(cache), dial: dialer.DialContext,
 		configured: net.JoinHostPort(url.Hostname(), port), direct: found.ServiceAddress,
-		changed: make(chan struct{}, 1), avoided: map[string]uint64{},
+		changed: make(chan struct{}, 1), avoided: map[string]uint64{}, open: map[string]int{},
 	}
 	if s.learned, err = s.cache.read(); err != nil {
 		log.Warn("going on without the API servers' addresses of the last time", "err", err)
@@ -185,7 +186,7 @@ func (s *Servers) race(ctx context.Context, network string, order []string) (net
 					}
 				}
 			}()
-			return &serverConn{Conn: r.conn, servers: s, addr: r.addr}, nil
+			return s.opened(r.conn, r.addr), nil
 		case <-stagger:
 		}
 	}
@@ -241,13 +242,42 @@ func (s *Servers) answered(addr string) {
 	s.works = addr
 }
 
+// refused is how soon after its begin a connection ends that TLS, or who is
+// there, does not want.
+const refused = dialTimeout
+
+// opened notes a connection.
+func (s *Servers) opened(c net.Conn, addr string) *serverConn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open[addr]++
+	return &serverConn{Conn: c, servers: s, addr: addr, since: time.Now()}
+}
+
+// closed notes the end of a connection, and tells whether it was the last one to
+// that address.
+func (s *Servers) closed(addr string) (last bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open[addr]--; s.open[addr] > 0 {
+		return false
+	}
+	delete(s.open, addr)
+	return true
+}
+
 // serverConn is a connection to a server, and notices whether it answers: one
-// that accepts connections and says nothing is as bad as one that is gone.
+// that accepts connections and says nothing is as bad as one that is gone. So is
+// one that says something which makes us hang up: an address of long ago may be
+// somebody else's now, whom TLS does not trust. Only if another connection to it
+// goes on it is a good one, of which HTTP/2 needs no second.
 type serverConn struct {
 	net.Conn
 	servers *Servers
 	addr    string
+	since   time.Time
 	last    atomic.Int64 // when something was read, Unix time in ns; 0: never
+	ended   atomic.Bool
 }
 
 func (c *serverConn) Read(b []byte) (int, error) {
@@ -261,8 +291,12 @@ func (c *serverConn) Read(b []byte) (int, error) {
 }
 
 func (c *serverConn) Close() error {
-	if last := c.last.Load(); time.Since(time.Unix(0, last)) > silence {
-		c.servers.avoid(c.addr)
+	if !c.ended.Swap(true) {
+		lonely := c.servers.closed(c.addr)
+		silent := time.Since(time.Unix(0, c.last.Load())) > silence
+		if silent || lonely && time.Since(c.since) < refused {
+			c.servers.avoid(c.addr)
+		}
 	}
 	return c.Conn.Close()
 }

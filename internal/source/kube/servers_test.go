@@ -4,10 +4,16 @@ package kube
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"io"
 	"log/slog"
+	"math/big"
 	"net"
 	"net/http/httptest"
 	"net/netip"
@@ -255,4 +261,43 @@ func TestServersThatSayNothing(t *testing.T) {
 	if _, err := s.connect(t.Context(), "tcp", s.configured); err == nil || !strings.Contains(err.Error(), "example.com:6443: refused") {
 		t.Errorf("nobody there: %v", err)
 	}
+}
+
+// An address of long ago is somebody else's now: TLS refuses him every time, so
+// the others have to come first.
+func TestAnAddressOfSomebodyElse(t *testing.T) {
+	api := apiserver.New(t)
+	api.Put(service("a", "10.0.0.1"), node("n1", "192.0.2.1"))
+	one := newFront(t, api)
+	stranger := httptest.NewUnstartedServer(nil)
+	stranger.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	stranger.TLS = &tls.Config{Certificates: []tls.Certificate{selfSigned(t)}}
+	stranger.StartTLS()
+	t.Cleanup(stranger.Close)
+	cache := filepath.Join(t.TempDir(), "servers.json")
+	theirs := netip.MustParseAddrPort(stranger.Listener.Addr().String())
+	// As written, not sorted: the stranger is the first choice.
+	if err := serverCache(cache).write([]netip.AddrPort{theirs, addrPorts(one)[0]}); err != nil {
+		t.Fatal(err)
+	}
+	w, servers := follows(t, api, one, nameOfCluster, cache, true)
+	w.synced(t)
+	if got := servers.order()[0]; got != one.addr {
+		t.Errorf("first choice is %s, want %s", got, one.addr)
+	}
+}
+
+// selfSigned makes a certificate that nobody trusts.
+func selfSigned(t *testing.T) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"example.com"}, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
