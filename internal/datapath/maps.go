@@ -114,6 +114,7 @@ func (d *Datapath) openOrCreateMaps(sizes map[string]uint32) error {
 // keep: sizes are not worth a move.
 func (d *Datapath) placeMaps(specs map[string]*ebpf.MapSpec, staged map[string]*ebpf.Map, keep bool) error {
 	moving := staged != nil
+	keep = keep || moving // a move that is under way has been carried: nothing may join it
 	old := map[string]*ebpf.Map{}
 	for name, spec := range specs {
 		now, older, err := d.pins.current(name)

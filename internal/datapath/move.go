@@ -325,13 +325,19 @@ func (p Pins) inheritedLink(name string) (link.Link, error) {
 	return l, nil
 }
 
-// takeLink moves the pin of an older layout's link into this one.
+// takeLink moves the pin of an older layout's link into this one, unless this
+// one has a link of its own: the older one serves another cgroup then, and goes
+// with its layout.
 func (p Pins) takeLink(name string) error {
 	older, err := p.older()
 	if err != nil || older == nil {
 		return err
 	}
-	err = os.Rename(filepath.Join(older.links(), name), filepath.Join(p.links(), name))
+	to := filepath.Join(p.links(), name)
+	if there, err := exists(to); err != nil || there {
+		return err
+	}
+	err = os.Rename(filepath.Join(older.links(), name), to)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("take over link of layout %d: %w", older.version, err)
 	}

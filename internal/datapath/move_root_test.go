@@ -218,37 +218,44 @@ func eventually(t *testing.T, ok func() bool) {
 	}
 }
 
-// However far an agent came with a move, the next one brings it to its end.
+// However far an agent came with a move, the next one brings it to its end, also
+// if it is told to move more.
 func TestAMoveIsInterrupted(t *testing.T) {
-	for at := 1; at <= 2; at++ {
-		t.Run(fmt.Sprintf("at %d", at), func(t *testing.T) {
-			w := newWorld(t)
-			dp := w.sized(small())
-			w.publish(frontend{vip: families[0].vip, port: 80, protocol: unix.IPPROTO_TCP, backends: w.bothPods(4)})
-			c := w.load()
-			check(t, dp.Close())
-			opts := w.options()
-			opts.MapSizes, opts.Carrier = large(), &dying{at: at}
-			func() {
-				defer func() { _ = recover() }()
-				_, _ = Open(opts)
-			}()
-			runtime.GC() // closes what the dead one had open, as the kernel does
-			eventually(t, func() bool { return !NewPins(w.bpffs).Locked() })
-			entries, err := os.ReadDir(filepath.Join(NewPins(w.bpffs).layout(), "next"))
-			if err != nil || len(entries) == 0 {
-				t.Fatalf("nothing was under way: %v, %v", entries, err)
-			}
-			dp = w.sized(large())
-			if got := dp.Maps()[abi.MapFrontends].MaxEntries(); got != large()[abi.MapFrontends] {
-				t.Errorf("frontends has %d entries", got)
-			}
-			if n := mapLen(t, dp, abi.MapFrontends); n != 1 {
-				t.Errorf("%d frontends", n)
-			}
-			check(t, dp.Check())
-			c.finish()
-			check(t, dp.Close())
-		})
+	one := small()
+	one[abi.MapFrontends] = large()[abi.MapFrontends]
+	for what, first := range map[string]map[string]uint32{"all maps": large(), "one map": one} {
+		for at := 1; at <= 2; at++ {
+			t.Run(fmt.Sprintf("%s, at %d", what, at), func(t *testing.T) { interrupted(t, first, at) })
+		}
 	}
+}
+
+func interrupted(t *testing.T, first map[string]uint32, at int) {
+	w := newWorld(t)
+	dp := w.sized(small())
+	w.publish(frontend{vip: families[0].vip, port: 80, protocol: unix.IPPROTO_TCP, backends: w.bothPods(4)})
+	c := w.load()
+	check(t, dp.Close())
+	opts := w.options()
+	opts.MapSizes, opts.Carrier = first, &dying{at: at}
+	func() {
+		defer func() { _ = recover() }()
+		_, _ = Open(opts)
+	}()
+	runtime.GC() // closes what the dead one had open, as the kernel does
+	eventually(t, func() bool { return !NewPins(w.bpffs).Locked() })
+	entries, err := os.ReadDir(filepath.Join(NewPins(w.bpffs).layout(), "next"))
+	if err != nil || len(entries) == 0 {
+		t.Fatalf("nothing was under way: %v, %v", entries, err)
+	}
+	dp = w.sized(large())
+	if got := dp.Maps()[abi.MapFrontends].MaxEntries(); got != large()[abi.MapFrontends] {
+		t.Errorf("frontends has %d entries", got)
+	}
+	if n := mapLen(t, dp, abi.MapFrontends); n != 1 {
+		t.Errorf("%d frontends", n)
+	}
+	check(t, dp.Check())
+	c.finish()
+	check(t, dp.Close())
 }
