@@ -12,7 +12,7 @@ FILES := git ls-files --cached --others --exclude-standard --
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build image generate fmt check lint test test-unit test-root peers diff bench kernel-test demo cluster cluster-down experiment conformance clean
+.PHONY: help deps build image generate fmt check lint test test-unit test-root peers diff bench bench-cluster kernel-test demo cluster cluster-down experiment conformance clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ diff: deps ## Compare Beeline with kube-proxy's own code on random Services
 bench: ## Measure what a Service costs a client, and a packet, beside the last committed figures (root)
 	go run ./test/bench
 	go run ./test/bench-packet
+
+bench-cluster: deps-cluster ## Measure Beeline beside kube-proxy on a real cluster (root; a quarter of an hour; BENCH='--services 1,1000')
+	hack/cluster bench $(BENCH)
 
 kernel-test: ## Run the tests that load real programs on Linux 6.1, in an emulated machine (half an hour or more)
 	hack/kernel-test

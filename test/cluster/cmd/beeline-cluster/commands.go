@@ -48,7 +48,7 @@ func (r *runner) proxyFlags(cmd *cobra.Command, proxy cluster.Proxy) {
 func (r *runner) nameCluster(cmd *cobra.Command) {
 	switch {
 	case r.cfg.Name != "":
-	case cmd.Name() == "experiment", cmd.Name() == "conformance":
+	case cmd.Name() == "experiment", cmd.Name() == "conformance", cmd.Name() == "bench":
 		r.cfg.Name = cmd.Name()
 	default:
 		r.cfg.Name = "main"

@@ -12,11 +12,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
 	"time"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/beeline-net/beeline/internal/lab"
 	"github.com/beeline-net/beeline/test/cluster/internal/box"
@@ -275,6 +279,23 @@ func (c *Cluster) SharedDir(name string) (outside, inside string) {
 
 // KubernetesVersion is that of every component: "v1.37.2".
 func (c *Cluster) KubernetesVersion() string { return c.kit.KubernetesVersion }
+
+// Load is the benchmark's load program; empty if the kit has none.
+func (c *Cluster) Load() []byte { return c.kit.Load }
+
+// NodeAddress is the IPv4 address of node n, from 1.
+func (c *Cluster) NodeAddress(n int) netip.Addr { return c.plans[n-1].v4 }
+
+// Client is the administrator's, without a limit on its requests.
+func (c *Cluster) Client() (*kubernetes.Clientset, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", c.dirs.Kubeconfig())
+	if err != nil {
+		return nil, err
+	}
+	config.QPS = -1
+	config.ContentType, config.AcceptContentTypes = "application/vnd.kubernetes.protobuf", "application/vnd.kubernetes.protobuf"
+	return kubernetes.NewForConfig(config)
+}
 
 // Nodes is their number.
 func (c *Cluster) Nodes() int { return c.cfg.Nodes }

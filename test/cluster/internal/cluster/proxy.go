@@ -67,6 +67,51 @@ func (c *Cluster) InstallProxy(ctx context.Context, p Proxy) error {
 	return nil
 }
 
+// daemonSet is the name of the proxy's; empty if it has none.
+func (p Proxy) daemonSet() string {
+	switch {
+	case p == Beeline:
+		return "beeline"
+	case p.IsKubeProxy():
+		return "kube-proxy"
+	}
+	return ""
+}
+
+// Process is the name of the proxy's process.
+func (p Proxy) Process() string { return p.daemonSet() }
+
+// RemoveProxy ends a proxy on every node and removes what it left in the
+// kernels: the nodes are as if none had ever run.
+func (c *Cluster) RemoveProxy(ctx context.Context, p Proxy) error {
+	if p == NoProxy {
+		return nil
+	}
+	_, err := c.Kubectl(ctx, "--namespace=kube-system", "delete", "daemonset/"+p.daemonSet(),
+		"--cascade=foreground", "--ignore-not-found", "--timeout=90s")
+	if err != nil {
+		return fmt.Errorf("remove %s: %w", p, err)
+	}
+	clean := []string{"nft", "flush", "ruleset"} // iptables is that of nftables, too
+	if p == Beeline {
+		outside, inside := c.SharedDir("bin")
+		if err := os.MkdirAll(outside, 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(outside, "beeline"), c.kit.Beeline, 0o755); err != nil {
+			return err
+		}
+		clean = []string{filepath.Join(inside, "beeline"), "cleanup"}
+	}
+	for n := range c.cfg.Nodes {
+		var said strings.Builder
+		if err := c.RunIn(ctx, NodeName(n+1), &said, clean...); err != nil {
+			return fmt.Errorf("remove %s from %s: %s: %w", p, NodeName(n+1), said.String(), err)
+		}
+	}
+	return nil
+}
+
 // beelineManifest is the manifest as it is in the work tree, with the arguments
 // that the configuration adds; on machines that still have cgroup v1 beside v2,
 // also with the place where v2 is mounted there.

@@ -30,6 +30,9 @@ type Kit struct {
 	// Tests is a folder with the official end-to-end tests and ginkgo, their
 	// runner; empty unless asked for.
 	Tests string
+	// Beeline and Load are programs of the work tree: the product, and the load
+	// of the benchmark, which is empty unless asked for.
+	Beeline, Load []byte
 	// Images are what the cluster's registry serves.
 	Images []oci.Image
 }
@@ -40,7 +43,12 @@ type Wants struct {
 	KubeProxy bool
 	// Tests are the official end-to-end tests and the images that they ask for.
 	Tests bool
+	// Load is the load of the benchmark and its image.
+	Load bool
 }
+
+// LoadImage is the image of the benchmark's load, without a tag.
+const LoadImage = "beeline-net/bench-load"
 
 // maker makes a Kit.
 type maker struct {
@@ -67,6 +75,9 @@ func Make(ctx context.Context, cache Cache, tree string, wants Wants, log *slog.
 	})
 	err := group.Wait()
 	if err != nil {
+		return nil, err
+	}
+	if err := m.buildTree(ctx, k, wants); err != nil {
 		return nil, err
 	}
 	if k.Images, err = m.makeImages(ctx, k, parts); err != nil {
@@ -104,6 +115,15 @@ func (m *maker) buildPrograms(ctx context.Context, k *Kit, wants Wants) (p parts
 	return p, err
 }
 
+// buildTree builds what the work tree gives to images and to boxes.
+func (m *maker) buildTree(ctx context.Context, k *Kit, wants Wants) (err error) {
+	if k.Beeline, err = m.buildOwn(ctx, ".", "./cmd/beeline"); err != nil || !wants.Load {
+		return err
+	}
+	k.Load, err = m.buildOwn(ctx, "test/cluster", "./cmd/bench-load")
+	return err
+}
+
 // makeImages makes the images under the names that pods ask for, without the
 // registry's host: the cluster's registry answers for every host.
 func (m *maker) makeImages(ctx context.Context, k *Kit, p parts) ([]oci.Image, error) {
@@ -120,22 +140,23 @@ func (m *maker) makeImages(ctx context.Context, k *Kit, p parts) ([]oci.Image, e
 	if err != nil {
 		return nil, err
 	}
-	beeline, err := m.buildOwn(ctx, ".", "./cmd/beeline")
-	if err != nil {
-		return nil, err
-	}
 	program := func(dir, name string) *oci.Content { return oci.ProgramFile(filepath.Join(dir, name), "/"+name) }
 	recipes := []oci.Recipe{
 		{Name: "pause:3.10", Layers: layers(oci.Program(pause, "/pause")), Entrypoint: []string{"/pause"}},
 		{Name: "library/busybox:latest", Layers: layers(busybox), Command: []string{"sh"}},
 		{Name: "library/nginx:latest", Layers: layers(debian), Command: []string{"nginx", "-g", "daemon off;"}},
 		{Name: "coredns/coredns:" + k.CoreDNSVersion, Layers: layers(program(p.coredns, "coredns")), Entrypoint: []string{"/coredns"}},
-		{Name: "beeline-net/beeline:latest", Layers: layers(oci.Program(beeline, "/beeline")), Entrypoint: []string{"/beeline"}},
+		{Name: "beeline-net/beeline:latest", Layers: layers(oci.Program(k.Beeline, "/beeline")), Entrypoint: []string{"/beeline"}},
 	}
 	if p.kubeProxy != "" {
 		recipes = append(recipes, oci.Recipe{
 			Name: "kube-proxy:" + k.KubernetesVersion, Layers: layers(debian, program(p.kubeProxy, "kube-proxy")),
 			Entrypoint: []string{"/kube-proxy"},
+		})
+	}
+	if k.Load != nil {
+		recipes = append(recipes, oci.Recipe{
+			Name: LoadImage + ":latest", Layers: layers(oci.Program(k.Load, "/load")), Entrypoint: []string{"/load"},
 		})
 	}
 	if k.Tests != "" {
