@@ -82,7 +82,7 @@ func (b *bench) cell(ctx context.Context, p cluster.Proxy, cell *Cell) (err erro
 
 // start installs the proxy while the client already tries to connect.
 func (b *bench) start(ctx context.Context, p cluster.Proxy) (start Start, err error) {
-	s, err := b.stream(ctx, "first", b.vip(first), b.vip(middle), b.vip(last))
+	s, err := b.stream(ctx, "first", b.vip(first), b.vip(startOther), b.vip(last))
 	if err != nil {
 		return start, err
 	}
@@ -148,6 +148,10 @@ func (b *bench) parsePath(out string) (Path, error) {
 		return Path{}, err
 	}
 	path := comparePath(results["direct"], results[middle])
+	if path.Errors+path.DirectErrors > 0 {
+		b.log.Warn("connections failed", "service", path.Errors, "direct", path.DirectErrors,
+			"last", results[middle].LastError, "last_direct", results["direct"].LastError)
+	}
 	if path.Requests == 0 {
 		return path, fmt.Errorf("no connection out of %d: %s", path.Errors, results[middle].LastError)
 	}
