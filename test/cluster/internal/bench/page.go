@@ -128,8 +128,9 @@ func (r Report) writeMissing(w io.Writer) {
 	var missing strings.Builder
 	for _, c := range r.Cells {
 		if c.Failed != "" {
+			const longest = 200 // an error may hold all that a program said
 			line, _, _ := strings.Cut(c.Failed, "\n")
-			fmt.Fprintf(&missing, "- %s Services, %s: %s\n", thousands(c.Services), proxyTitle(c.Proxy), line)
+			fmt.Fprintf(&missing, "- %s Services, %s: %.*s\n", thousands(c.Services), proxyTitle(c.Proxy), longest, line)
 		}
 		if c.Churn.Lost > 0 {
 			fmt.Fprintf(&missing, "- %s Services, %s: %d times no connection was possible while the server changed\n",
