@@ -10,6 +10,7 @@
 #include "lib/handover.h"
 #include "lib/ip.h"
 #include "lib/lb.h"
+#include "lib/opt_out.h"
 #include "lib/sock_told.h"
 #include "lib/tcp_peer.h"
 #include "lib/udp_peer.h"
@@ -89,7 +90,7 @@ static __always_inline struct frontend *sock_frontend(struct bpf_sock_addr *ctx,
 	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
 		return NULL;
 	f = frontend_lookup(&d->addr, d->port, protocol);
-	if (!f || f->flags & FRONTEND_SOURCE_RANGES)
+	if (!f || f->flags & FRONTEND_SOURCE_RANGES || opted_out(ctx))
 		return NULL;
 	/* 127.0.0.1 is the node's in its own network namespace only. */
 	if (f->flags & FRONTEND_NODE_PORT && ip_is_loopback(&d->addr) &&

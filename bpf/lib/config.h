@@ -20,6 +20,10 @@ CONFIG(__u8, tcp_peer_names, "getpeername() on TCP tells the VIP (ADR 0003)");
 CONFIG(__u8, keep_flows, "flows that netfilter translates stay with it");
 CONFIG(__u8, refuse_new, "new flows are somebody else's: a rollback");
 CONFIG(__u8, service_counts, "what each Service has had is counted");
+CONFIG(__u8, leave_kernel_sockets,
+       "the kernel's own TCP sockets are left alone (pains A18)");
+CONFIG(__u8, opt_out, "cgroups in opt_outs are left alone");
+CONFIG(__u8, node_only, "only the node's own namespace is balanced");
 
 /* How long a silent UDP socket keeps its backend, before and after that has
  * answered: as kube-proxy's choice lasts, which is as long as nf_conntrack

@@ -79,6 +79,23 @@ struct {
 	__type(value, __u32);
 } kept_flows SEC(".maps");
 
+/* Cgroups whose processes' sockets are left alone; key is the cgroup's id. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, __u32);
+} opt_outs SEC(".maps");
+
+/* How many there are: with none, nobody looks. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} opt_out_count SEC(".maps");
+
 /* --- written by programs --- */
 
 /* Not an LRU: an entry goes when its socket goes (pains A2, A19). */

@@ -252,6 +252,8 @@ const (
 	MapServices   = kernelMapServices
 	MapPeers      = kernelMapPeers
 	MapUDPPeers   = kernelMapUdpPeers
+	MapOptOuts    = kernelMapOptOuts
+	MapOptOutSize = kernelMapOptOutCount
 	MapAffinities = kernelMapAffinities
 	MapCounters   = kernelMapCounters
 	MapKeptFlows  = kernelMapKeptFlows

@@ -440,6 +440,8 @@ const (
 	kernelMapKeptFlows      = "kept_flows"
 	kernelMapListeners      = "listeners"
 	kernelMapLocalAddrs     = "local_addrs"
+	kernelMapOptOutCount    = "opt_out_count"
+	kernelMapOptOuts        = "opt_outs"
 	kernelMapPeers          = "peers"
 	kernelMapPodRanges      = "pod_ranges"
 	kernelMapReservedPorts  = "reserved_ports"
@@ -515,6 +517,8 @@ type kernelMapSpecs struct {
 	KeptFlows      *ebpf.MapSpec `ebpf:"kept_flows"`
 	Listeners      *ebpf.MapSpec `ebpf:"listeners"`
 	LocalAddrs     *ebpf.MapSpec `ebpf:"local_addrs"`
+	OptOutCount    *ebpf.MapSpec `ebpf:"opt_out_count"`
+	OptOuts        *ebpf.MapSpec `ebpf:"opt_outs"`
 	Peers          *ebpf.MapSpec `ebpf:"peers"`
 	PodRanges      *ebpf.MapSpec `ebpf:"pod_ranges"`
 	ReservedPorts  *ebpf.MapSpec `ebpf:"reserved_ports"`
@@ -568,6 +572,8 @@ type kernelMaps struct {
 	KeptFlows      *ebpf.Map `ebpf:"kept_flows"`
 	Listeners      *ebpf.Map `ebpf:"listeners"`
 	LocalAddrs     *ebpf.Map `ebpf:"local_addrs"`
+	OptOutCount    *ebpf.Map `ebpf:"opt_out_count"`
+	OptOuts        *ebpf.Map `ebpf:"opt_outs"`
 	Peers          *ebpf.Map `ebpf:"peers"`
 	PodRanges      *ebpf.Map `ebpf:"pod_ranges"`
 	ReservedPorts  *ebpf.Map `ebpf:"reserved_ports"`
@@ -597,6 +603,8 @@ func (m *kernelMaps) Close() error {
 		m.KeptFlows,
 		m.Listeners,
 		m.LocalAddrs,
+		m.OptOutCount,
+		m.OptOuts,
 		m.Peers,
 		m.PodRanges,
 		m.ReservedPorts,

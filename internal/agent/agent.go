@@ -146,6 +146,7 @@ func run(ctx context.Context, o Options) (err error) {
 		g.Go(func() error { return ends.run(ctx, l.inStep) })
 	}
 	g.Go(func() error { return drain.run(ctx, l.inStep) })
+	newOptOuts(dp.SetOptOuts, log).start(ctx, g, src.optOuts)
 	g.Go(func() error { return probe.serve(ctx) })
 	g.Go(func() error { return f.run(ctx) })
 	g.Go(func() error { return f.check(ctx, l.inStep) })

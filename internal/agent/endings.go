@@ -29,9 +29,13 @@ type endings struct {
 	shortest, again time.Duration
 }
 
-// share is how much longer than a pass the pause after it is: a tenth of a CPU
-// is the most that passes may take.
-const share = 9
+// share is how much longer than a pass the pause after it is, so that passes
+// take a tenth of a CPU at most. A pass that the machine had no time for must
+// not be followed by a pause of many seconds, in which clients are lost.
+const (
+	share   = 9
+	longest = time.Second
+)
 
 func newEndings(dp *datapath.Datapath, tables *maps.Tables, c config.Config, log *slog.Logger) *endings {
 	e := &endings{
@@ -91,7 +95,7 @@ func (e *endings) run(ctx context.Context, inStep <-chan struct{}) error {
 			e.log.Warn("UDP sockets stay connected to removed backends", "sockets", result.Missed, "err", err)
 		}
 		missing = err != nil
-		if !e.wait(ctx, max(e.shortest, share*took), missing) {
+		if !e.wait(ctx, min(max(e.shortest, share*took), longest), missing) {
 			return nil
 		}
 	}

@@ -37,6 +37,10 @@ func datapathOptions(c config.Config, log *slog.Logger) datapath.Options {
 		RefuseUnknownPorts: c.Datapath.RefuseUnknownPorts,
 		TCPPeerNames:       c.Datapath.TCPPeerRecords,
 		ServiceCounts:      c.Datapath.ServiceCounts,
+		NodeOnly:           c.Datapath.SocketBalancing == config.HostSockets,
+		OptOuts:            c.Datapath.SocketOptOut,
+		LeaveKernelSockets: leaveKernelSockets(c, log),
+		NoIPv6:             !hasIPv6(),
 		Packet:             packetOptions(c),
 		UDPTimeout:         timeouts[abi.TimeoutUDPUnanswered],
 		UDPStreamTimeout:   timeouts[abi.TimeoutUDPAnswered],
@@ -71,6 +75,7 @@ func planConfig(c config.Config) plan.Config {
 		NodePortAddresses:  nodePortAddresses(c.NodePorts),
 		MasqueradeAll:      c.Masquerade.All,
 		DetectLocal:        detectLocal(c.LocalTraffic),
+		Leave:              c.Claims.Leave,
 		Strict: plan.Strict{
 			Enabled:       c.Claims.Strict,
 			ExternalIPs:   c.Claims.Allowed,

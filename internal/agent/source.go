@@ -30,6 +30,9 @@ type source struct {
 	also []func(ctx context.Context) error
 	// servers learns where the API servers are; nil where there are none.
 	servers serverBook
+	// optOuts sends the UIDs of the pods whose sockets are to be left alone, all
+	// of them whenever they are others, until ctx ends; nil if nobody may ask.
+	optOuts func(ctx context.Context, pods chan<- []string) error
 	// server is the API server's address as far as the configuration tells; zero
 	// if it names the server, or there is none.
 	server netip.Addr
@@ -83,18 +86,35 @@ func newSource(cfg config.Config, store *snapshot.Store, log *slog.Logger) (sour
 	if err != nil {
 		return source{}, err
 	}
-	k := kube.New(kube.Config{Client: client, NodeName: cfg.Node.Name, Store: store, Log: log})
+	reads := kube.Config{Client: client, NodeName: cfg.Node.Name, Store: store, Log: log}
+	k := kube.New(reads)
 	events := kube.NewEvents(client, cfg.Node.Name, log)
 	return source{
 		from: "the agent, from the API server", stated: client.Stated,
 		Source: k, problems: k.Problems, server: hostAddr(found.Host), servers: servers,
-		also: []func(context.Context) error{events.Run, servers.Run, k.Explain},
+		also:    []func(context.Context) error{events.Run, servers.Run, k.Explain},
+		optOuts: optOutsOf(cfg, reads),
 		event: func(name model.Name, reason, message string) {
 			if service, _ := store.Service(name); service != nil {
 				events.Warn(name, service.UID, reason, message)
 			}
 		},
 	}, nil
+}
+
+// optOutsOf is source.optOuts of a cluster.
+func optOutsOf(cfg config.Config, reads kube.Config) func(context.Context, chan<- []string) error {
+	if !cfg.Datapath.SocketOptOut {
+		return nil
+	}
+	return func(ctx context.Context, pods chan<- []string) error {
+		return kube.NewOptOuts(reads, func(uids []string) {
+			select {
+			case pods <- uids:
+			case <-ctx.Done():
+			}
+		}).Run(ctx)
+	}
 }
 
 // hostAddr is the address in "https://192.0.2.1:6443", or in "192.0.2.1:6443".

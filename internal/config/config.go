@@ -120,6 +120,11 @@ type Datapath struct {
 	TerminateUDPSockets bool
 	// ServiceCounts counts the traffic of each Service port.
 	ServiceCounts bool
+	// SocketBalancing says whose sockets are balanced.
+	SocketBalancing SocketBalancing
+	// SocketOptOut lets Pods and Namespaces ask for their sockets to be left
+	// alone, so that the packet path serves them.
+	SocketOptOut bool
 	// PacketPath puts programs on the node's devices, for clients that have no
 	// socket here.
 	PacketPath bool
@@ -128,6 +133,16 @@ type Datapath struct {
 	// EchoReply answers pings to a Service's address while it has a backend.
 	EchoReply bool
 }
+
+// SocketBalancing says whose sockets are balanced; the packets of others are.
+type SocketBalancing string
+
+// The values of SocketBalancing.
+const (
+	AllSockets SocketBalancing = "all"
+	// HostSockets are those of the agent's own network namespace, the node's.
+	HostSockets SocketBalancing = "host"
+)
 
 // Keyword is a name for a group of addresses in NodePorts.Addresses.
 type Keyword string
@@ -214,6 +229,8 @@ type Claims struct {
 	// Allowed, and never an address of a node or of an API server.
 	Strict  bool
 	Allowed []netip.Prefix
+	// Leave are addresses of Services that are not served here.
+	Leave []netip.Prefix
 }
 
 // Conntrack are the limits of connection tracking. A timeout of 0 leaves the
@@ -301,7 +318,7 @@ func Default() Config {
 			Frontends: 131072, Services: 65536, Slots: 524288,
 			Backends: 262144, Peers: 262144, Affinities: 65536, Flows: 65536, ServiceCounts: 4096,
 		},
-		Datapath: Datapath{RefuseUnknownPorts: true, TCPPeerRecords: true, TerminateUDPSockets: true, PacketPath: true, ClusterIPFromOutside: true, ServiceCounts: true},
+		Datapath: Datapath{RefuseUnknownPorts: true, TCPPeerRecords: true, TerminateUDPSockets: true, PacketPath: true, SocketBalancing: AllSockets, ClusterIPFromOutside: true, ServiceCounts: true},
 		NodePorts: NodePorts{
 			Addresses: []NodePortAddress{{Keyword: All}},
 			Localhost: true,

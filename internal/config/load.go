@@ -249,6 +249,7 @@ func (m *merge) check() {
 	c := &m.config
 	m.checkNodePorts()
 	m.checkLocalTraffic()
+	m.checkSocketBalancing()
 	if c.Sync.MinPeriod > c.Sync.Period {
 		where, shown := m.whose("sync.minPeriod")
 		m.problem(where, shown, fmt.Sprintf("must not be more than sync.period, %s", c.Sync.Period))
@@ -271,6 +272,23 @@ func (m *merge) checkNodePorts() {
 			m.problem(where, shown, fmt.Sprintf("must name %q only once", a.Keyword))
 		}
 		seen[a.Keyword] = true
+	}
+}
+
+// checkSocketBalancing refuses what would leave pods without Services.
+func (m *merge) checkSocketBalancing() {
+	d := m.config.Datapath
+	const needsPacketPath = "needs datapath.packetPath (flag --packet-path): without it, sockets that are left alone reach no Service"
+	if d.SocketBalancing != AllSockets && !d.PacketPath {
+		where, shown := m.whose("datapath.socketBalancing")
+		m.problem(where, shown, needsPacketPath)
+	}
+	where, shown := m.whose("datapath.socketOptOut")
+	if d.SocketOptOut && !d.PacketPath {
+		m.problem(where, shown, needsPacketPath)
+	}
+	if d.SocketOptOut && m.config.Manifests != "" {
+		m.problem(where, shown, "needs a Kubernetes API server: a folder of manifests has no Pods")
 	}
 }
 

@@ -102,17 +102,18 @@ func TestLoad(t *testing.T) {
 			args: []string{
 				"--node-name=N1", "--manifests=/m", "--cgroup-root=/c", "--bpffs=/b",
 				"--max-frontends=16", "--max-services=17", "--max-slots=18", "--max-backends=19", "--max-peers=20", "--max-affinities=21", "--max-flows=22", "--max-service-counts=23", "--metrics-service-limit=24",
-				"--refuse-unknown-ports=false", "--tcp-peer-records=false", "--terminate-udp-sockets=false", "--packet-path=false", "--cluster-ip-from-outside=false", "--echo-reply", "--service-counts=false",
-				"--masquerade-local", "--masquerade-ports=2000-3000", "--sysctl-root=/s", "--strict-claims", "--claim-cidrs=10.1.2.3/8,fd00::/8", "--claim-cidrs=11.0.0.0/8",
+				"--refuse-unknown-ports=false", "--tcp-peer-records=false", "--terminate-udp-sockets=false", "--socket-balancing=all", "--packet-path=false", "--cluster-ip-from-outside=false", "--echo-reply", "--service-counts=false",
+				"--masquerade-local", "--masquerade-ports=2000-3000", "--sysctl-root=/s", "--strict-claims", "--claim-cidrs=10.1.2.3/8,fd00::/8", "--claim-cidrs=11.0.0.0/8", "--leave-cidrs=10.96.0.10/32",
 				"-v", "4", "--logging-format=json", "--sync-period=1m", "--min-sync-period=5ms",
 			},
 			want: func(c *Config) {
 				c.Node.Name, c.Manifests, c.Kernel = "n1", "/m", Kernel{"/c", "/b", "/s"}
 				c.Maps = Maps{16, 17, 18, 19, 20, 21, 22, 23}
 				c.Metrics.ServiceLimit = 24
-				c.Datapath, c.Masquerade = Datapath{EchoReply: true}, Masquerade{Local: true, Ports: PortRange{2000, 3000}}
+				c.Datapath, c.Masquerade = Datapath{EchoReply: true, SocketBalancing: AllSockets}, Masquerade{Local: true, Ports: PortRange{2000, 3000}}
 				c.Claims = Claims{ExternalIPs: true, Strict: true, Allowed: []netip.Prefix{
-					netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8"), netip.MustParsePrefix("11.0.0.0/8")}}
+					netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8"), netip.MustParsePrefix("11.0.0.0/8")},
+					Leave: []netip.Prefix{netip.MustParsePrefix("10.96.0.10/32")}}
 				c.Logging = Logging{4, "json"}
 				c.Sync = Sync{time.Minute, 5 * time.Millisecond, 30 * time.Second}
 			},
@@ -294,6 +295,14 @@ func TestProblems(t *testing.T) {
 				`FILE0: iptables.masqueradeBit 32: must be an integer from 0 to 31`,
 				`FILE0: iptables.localhostNodePorts 1: must be a boolean`,
 				`FILE0: iptables.syncPeriod "-1s": must be a duration of more than 0s, such as 30s or 1h30m`,
+			},
+		},
+		"sockets that are left alone, and nobody to serve their packets": {
+			args: []string{"--packet-path=false", "--socket-balancing=host", "--socket-opt-out", "--manifests=/m"},
+			want: []string{
+				`--socket-balancing "host": needs datapath.packetPath (flag --packet-path): without it, sockets that are left alone reach no Service`,
+				`--socket-opt-out "true": needs datapath.packetPath (flag --packet-path): without it, sockets that are left alone reach no Service`,
+				`--socket-opt-out "true": needs a Kubernetes API server: a folder of manifests has no Pods`,
 			},
 		},
 		"settings that do not fit together": {

@@ -159,6 +159,14 @@ func strictRules() []Rule {
 		Configure: strict,
 		Asks:      everyone("pass", "172.18.0.2:80", "192.0.2.1:80"),
 		Problems:  []plan.Reason{plan.AddressProtected, plan.AddressProtected},
+	}, {
+		Name:     "addresses that are left to others are no frontends, on any port (pains A47)",
+		Services: web(`{spec: {externalIPs: [192.0.2.1, 192.0.2.2]}, status: null}`, both...),
+		Configure: func(c *plan.Config, _ *model.Node) {
+			c.Leave = []netip.Prefix{netip.MustParsePrefix("10.96.0.10/32"), netip.MustParsePrefix("192.0.2.1/32")}
+		},
+		Asks: append(everyone("pass", "10.96.0.10:80", "10.96.0.10:81", "192.0.2.1:80"),
+			Ask{From: Pod, To: "192.0.2.2:80", Want: allSNAT}),
 	}}
 }
 

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -47,6 +48,15 @@ type Options struct {
 	TCPPeerNames bool
 	// ServiceCounts: what each Service has had is counted.
 	ServiceCounts bool
+	// NodeOnly leaves all sockets alone that are not in the network namespace
+	// that Open is called in, the node's.
+	NodeOnly bool
+	// LeaveKernelSockets leaves the kernel's own TCP sockets alone.
+	LeaveKernelSockets bool
+	// NoIPv6: this host has none, so that hooks of IPv6 may be missing.
+	NoIPv6 bool
+	// OptOuts: cgroups may be left alone, see SetOptOuts.
+	OptOuts bool
 	// Packet are the settings of the packet path; nil: there is none.
 	Packet *PacketOptions
 	// Handover says which flows are not ours; SetHandover changes it later.
@@ -181,7 +191,7 @@ func (d *Datapath) attach() error {
 	if err := d.configure(spec); err != nil {
 		return err
 	}
-	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: used(spec, d.maps)})
+	coll, err := d.load(spec)
 	if err != nil {
 		return fmt.Errorf("load programs: %w", explain(err))
 	}
@@ -190,12 +200,21 @@ func (d *Datapath) attach() error {
 	// All at once, and what makes records beside what removes them: a socket
 	// that comes and goes in between may leave its record in maps that move.
 	for _, name := range recordsFirst(sortedKeys(coll.Programs)) {
-		if err := d.attachOne(name, coll.Programs[name], spec.Programs[name].AttachType); err != nil {
+		typ := spec.Programs[name].AttachType
+		err := d.attachOne(name, coll.Programs[name], typ)
+		switch {
+		case err == nil:
+		case d.opts.NoIPv6 && ofIPv6(typ):
+			d.log.Warn("this host has no IPv6, and one of its hooks is missing", "program", name, "err", err)
+		default:
 			return fmt.Errorf("attach %s to %s: %w", name, d.opts.CgroupRoot, explain(err))
 		}
 	}
 	d.catchUp()
 	for _, name := range sortedKeys(coll.Programs) {
+		if d.links[name] == nil {
+			continue // a hook of IPv6 that there is not
+		}
 		if err := errors.Join(d.pins.takeLink(name), d.pinProgram(name, coll.Programs[name])); err != nil {
 			return err
 		}
@@ -214,6 +233,28 @@ func recordsFirst(names []string) []string {
 	}
 	slices.SortStableFunc(names, func(a, b string) int { return last(a) - last(b) })
 	return names
+}
+
+// load loads all programs; where the host has no IPv6 and the kernel refuses
+// one, those of IPv4 (pains A42).
+func (d *Datapath) load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
+	opts := ebpf.CollectionOptions{MapReplacements: used(spec, d.maps)}
+	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
+	if err == nil || !d.opts.NoIPv6 {
+		return coll, err
+	}
+	d.log.Warn("this host has no IPv6, and the programs of both families do not load: going on with those of IPv4", "err", err)
+	maps.DeleteFunc(spec.Programs, func(_ string, p *ebpf.ProgramSpec) bool { return ofIPv6(p.AttachType) })
+	return ebpf.NewCollectionWithOptions(spec, opts)
+}
+
+// ofIPv6 tells whether a hook sees IPv6 sockets only.
+func ofIPv6(typ ebpf.AttachType) bool {
+	switch typ {
+	case ebpf.AttachCGroupInet6Connect, ebpf.AttachCGroupUDP6Sendmsg, ebpf.AttachCGroupUDP6Recvmsg, ebpf.AttachCgroupInet6GetPeername:
+		return true
+	}
+	return false
 }
 
 // explain adds what to do to the errors that a user can do something about.
@@ -253,6 +294,9 @@ func (d *Datapath) configure(spec *ebpf.CollectionSpec) error {
 		setUnlessZero(vars.ConfigUdpTimeoutSecs, uint32(d.opts.UDPTimeout/time.Second)),
 		setUnlessZero(vars.ConfigUdpStreamTimeoutSecs, uint32(d.opts.UDPStreamTimeout/time.Second)),
 		vars.ConfigServiceCounts.Set(flag(d.opts.ServiceCounts)),
+		vars.ConfigLeaveKernelSockets.Set(flag(d.opts.LeaveKernelSockets)),
+		vars.ConfigOptOut.Set(flag(d.opts.OptOuts)),
+		vars.ConfigNodeOnly.Set(flag(d.opts.NodeOnly)),
 	)
 }
 

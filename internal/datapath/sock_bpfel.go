@@ -24,6 +24,8 @@ const (
 	sockMapKeptFlows                  = "kept_flows"
 	sockMapListeners                  = "listeners"
 	sockMapLocalAddrs                 = "local_addrs"
+	sockMapOptOutCount                = "opt_out_count"
+	sockMapOptOuts                    = "opt_outs"
 	sockMapPeers                      = "peers"
 	sockMapServiceCounts              = "service_counts"
 	sockMapServiceRefused             = "service_refused"
@@ -43,8 +45,11 @@ const (
 	sockProgBeelineSockRelease        = "beeline_sock_release"
 	sockVarConfigDryRun               = "config_dry_run"
 	sockVarConfigKeepFlows            = "config_keep_flows"
+	sockVarConfigLeaveKernelSockets   = "config_leave_kernel_sockets"
 	sockVarConfigNodeNetns            = "config_node_netns"
+	sockVarConfigNodeOnly             = "config_node_only"
 	sockVarConfigNodePorts            = "config_node_ports"
+	sockVarConfigOptOut               = "config_opt_out"
 	sockVarConfigRefuseNew            = "config_refuse_new"
 	sockVarConfigRefuseUnknownPorts   = "config_refuse_unknown_ports"
 	sockVarConfigServiceCounts        = "config_service_counts"
@@ -118,6 +123,8 @@ type sockMapSpecs struct {
 	KeptFlows      *ebpf.MapSpec `ebpf:"kept_flows"`
 	Listeners      *ebpf.MapSpec `ebpf:"listeners"`
 	LocalAddrs     *ebpf.MapSpec `ebpf:"local_addrs"`
+	OptOutCount    *ebpf.MapSpec `ebpf:"opt_out_count"`
+	OptOuts        *ebpf.MapSpec `ebpf:"opt_outs"`
 	Peers          *ebpf.MapSpec `ebpf:"peers"`
 	ServiceCounts  *ebpf.MapSpec `ebpf:"service_counts"`
 	ServiceRefused *ebpf.MapSpec `ebpf:"service_refused"`
@@ -134,8 +141,11 @@ type sockMapSpecs struct {
 type sockVariableSpecs struct {
 	ConfigDryRun               *ebpf.VariableSpec `ebpf:"config_dry_run"`
 	ConfigKeepFlows            *ebpf.VariableSpec `ebpf:"config_keep_flows"`
+	ConfigLeaveKernelSockets   *ebpf.VariableSpec `ebpf:"config_leave_kernel_sockets"`
 	ConfigNodeNetns            *ebpf.VariableSpec `ebpf:"config_node_netns"`
+	ConfigNodeOnly             *ebpf.VariableSpec `ebpf:"config_node_only"`
 	ConfigNodePorts            *ebpf.VariableSpec `ebpf:"config_node_ports"`
+	ConfigOptOut               *ebpf.VariableSpec `ebpf:"config_opt_out"`
 	ConfigRefuseNew            *ebpf.VariableSpec `ebpf:"config_refuse_new"`
 	ConfigRefuseUnknownPorts   *ebpf.VariableSpec `ebpf:"config_refuse_unknown_ports"`
 	ConfigServiceCounts        *ebpf.VariableSpec `ebpf:"config_service_counts"`
@@ -172,6 +182,8 @@ type sockMaps struct {
 	KeptFlows      *ebpf.Map `ebpf:"kept_flows"`
 	Listeners      *ebpf.Map `ebpf:"listeners"`
 	LocalAddrs     *ebpf.Map `ebpf:"local_addrs"`
+	OptOutCount    *ebpf.Map `ebpf:"opt_out_count"`
+	OptOuts        *ebpf.Map `ebpf:"opt_outs"`
 	Peers          *ebpf.Map `ebpf:"peers"`
 	ServiceCounts  *ebpf.Map `ebpf:"service_counts"`
 	ServiceRefused *ebpf.Map `ebpf:"service_refused"`
@@ -192,6 +204,8 @@ func (m *sockMaps) Close() error {
 		m.KeptFlows,
 		m.Listeners,
 		m.LocalAddrs,
+		m.OptOutCount,
+		m.OptOuts,
 		m.Peers,
 		m.ServiceCounts,
 		m.ServiceRefused,
@@ -209,8 +223,11 @@ func (m *sockMaps) Close() error {
 type sockVariables struct {
 	ConfigDryRun               *ebpf.Variable `ebpf:"config_dry_run"`
 	ConfigKeepFlows            *ebpf.Variable `ebpf:"config_keep_flows"`
+	ConfigLeaveKernelSockets   *ebpf.Variable `ebpf:"config_leave_kernel_sockets"`
 	ConfigNodeNetns            *ebpf.Variable `ebpf:"config_node_netns"`
+	ConfigNodeOnly             *ebpf.Variable `ebpf:"config_node_only"`
 	ConfigNodePorts            *ebpf.Variable `ebpf:"config_node_ports"`
+	ConfigOptOut               *ebpf.Variable `ebpf:"config_opt_out"`
 	ConfigRefuseNew            *ebpf.Variable `ebpf:"config_refuse_new"`
 	ConfigRefuseUnknownPorts   *ebpf.Variable `ebpf:"config_refuse_unknown_ports"`
 	ConfigServiceCounts        *ebpf.Variable `ebpf:"config_service_counts"`

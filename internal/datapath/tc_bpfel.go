@@ -33,6 +33,8 @@ const (
 	tcMapKeptFlows                  = "kept_flows"
 	tcMapListeners                  = "listeners"
 	tcMapLocalAddrs                 = "local_addrs"
+	tcMapOptOutCount                = "opt_out_count"
+	tcMapOptOuts                    = "opt_outs"
 	tcMapPeers                      = "peers"
 	tcMapPodRanges                  = "pod_ranges"
 	tcMapReservedPorts              = "reserved_ports"
@@ -57,12 +59,15 @@ const (
 	tcVarConfigIcmpBurst            = "config_icmp_burst"
 	tcVarConfigIcmpRate             = "config_icmp_rate"
 	tcVarConfigKeepFlows            = "config_keep_flows"
+	tcVarConfigLeaveKernelSockets   = "config_leave_kernel_sockets"
 	tcVarConfigLeaveUnknown         = "config_leave_unknown"
 	tcVarConfigMasqueradeAll        = "config_masquerade_all"
 	tcVarConfigMasqueradeLocal      = "config_masquerade_local"
 	tcVarConfigNoLinkHeader         = "config_no_link_header"
 	tcVarConfigNodeNetns            = "config_node_netns"
+	tcVarConfigNodeOnly             = "config_node_only"
 	tcVarConfigNodePorts            = "config_node_ports"
+	tcVarConfigOptOut               = "config_opt_out"
 	tcVarConfigPodDevice            = "config_pod_device"
 	tcVarConfigRedirectLocal        = "config_redirect_local"
 	tcVarConfigRefuseNew            = "config_refuse_new"
@@ -147,6 +152,8 @@ type tcMapSpecs struct {
 	KeptFlows      *ebpf.MapSpec `ebpf:"kept_flows"`
 	Listeners      *ebpf.MapSpec `ebpf:"listeners"`
 	LocalAddrs     *ebpf.MapSpec `ebpf:"local_addrs"`
+	OptOutCount    *ebpf.MapSpec `ebpf:"opt_out_count"`
+	OptOuts        *ebpf.MapSpec `ebpf:"opt_outs"`
 	Peers          *ebpf.MapSpec `ebpf:"peers"`
 	PodRanges      *ebpf.MapSpec `ebpf:"pod_ranges"`
 	ReservedPorts  *ebpf.MapSpec `ebpf:"reserved_ports"`
@@ -175,12 +182,15 @@ type tcVariableSpecs struct {
 	ConfigIcmpBurst            *ebpf.VariableSpec `ebpf:"config_icmp_burst"`
 	ConfigIcmpRate             *ebpf.VariableSpec `ebpf:"config_icmp_rate"`
 	ConfigKeepFlows            *ebpf.VariableSpec `ebpf:"config_keep_flows"`
+	ConfigLeaveKernelSockets   *ebpf.VariableSpec `ebpf:"config_leave_kernel_sockets"`
 	ConfigLeaveUnknown         *ebpf.VariableSpec `ebpf:"config_leave_unknown"`
 	ConfigMasqueradeAll        *ebpf.VariableSpec `ebpf:"config_masquerade_all"`
 	ConfigMasqueradeLocal      *ebpf.VariableSpec `ebpf:"config_masquerade_local"`
 	ConfigNoLinkHeader         *ebpf.VariableSpec `ebpf:"config_no_link_header"`
 	ConfigNodeNetns            *ebpf.VariableSpec `ebpf:"config_node_netns"`
+	ConfigNodeOnly             *ebpf.VariableSpec `ebpf:"config_node_only"`
 	ConfigNodePorts            *ebpf.VariableSpec `ebpf:"config_node_ports"`
+	ConfigOptOut               *ebpf.VariableSpec `ebpf:"config_opt_out"`
 	ConfigPodDevice            *ebpf.VariableSpec `ebpf:"config_pod_device"`
 	ConfigRedirectLocal        *ebpf.VariableSpec `ebpf:"config_redirect_local"`
 	ConfigRefuseNew            *ebpf.VariableSpec `ebpf:"config_refuse_new"`
@@ -235,6 +245,8 @@ type tcMaps struct {
 	KeptFlows      *ebpf.Map `ebpf:"kept_flows"`
 	Listeners      *ebpf.Map `ebpf:"listeners"`
 	LocalAddrs     *ebpf.Map `ebpf:"local_addrs"`
+	OptOutCount    *ebpf.Map `ebpf:"opt_out_count"`
+	OptOuts        *ebpf.Map `ebpf:"opt_outs"`
 	Peers          *ebpf.Map `ebpf:"peers"`
 	PodRanges      *ebpf.Map `ebpf:"pod_ranges"`
 	ReservedPorts  *ebpf.Map `ebpf:"reserved_ports"`
@@ -267,6 +279,8 @@ func (m *tcMaps) Close() error {
 		m.KeptFlows,
 		m.Listeners,
 		m.LocalAddrs,
+		m.OptOutCount,
+		m.OptOuts,
 		m.Peers,
 		m.PodRanges,
 		m.ReservedPorts,
@@ -296,12 +310,15 @@ type tcVariables struct {
 	ConfigIcmpBurst            *ebpf.Variable `ebpf:"config_icmp_burst"`
 	ConfigIcmpRate             *ebpf.Variable `ebpf:"config_icmp_rate"`
 	ConfigKeepFlows            *ebpf.Variable `ebpf:"config_keep_flows"`
+	ConfigLeaveKernelSockets   *ebpf.Variable `ebpf:"config_leave_kernel_sockets"`
 	ConfigLeaveUnknown         *ebpf.Variable `ebpf:"config_leave_unknown"`
 	ConfigMasqueradeAll        *ebpf.Variable `ebpf:"config_masquerade_all"`
 	ConfigMasqueradeLocal      *ebpf.Variable `ebpf:"config_masquerade_local"`
 	ConfigNoLinkHeader         *ebpf.Variable `ebpf:"config_no_link_header"`
 	ConfigNodeNetns            *ebpf.Variable `ebpf:"config_node_netns"`
+	ConfigNodeOnly             *ebpf.Variable `ebpf:"config_node_only"`
 	ConfigNodePorts            *ebpf.Variable `ebpf:"config_node_ports"`
+	ConfigOptOut               *ebpf.Variable `ebpf:"config_opt_out"`
 	ConfigPodDevice            *ebpf.Variable `ebpf:"config_pod_device"`
 	ConfigRedirectLocal        *ebpf.Variable `ebpf:"config_redirect_local"`
 	ConfigRefuseNew            *ebpf.Variable `ebpf:"config_refuse_new"`

@@ -216,7 +216,7 @@ func (q *query) noFrontend() {
 		q.answer.Verdict = Reject
 		return
 	}
-	if q.view.Config.RefuseUnknownPorts {
+	if q.view.Config.RefuseUnknownPorts && !q.left(addr) {
 		for _, cidr := range q.view.Config.ServiceCIDRs {
 			if cidr.Contains(addr) {
 				q.step("%v is in Service range %v and no Service's ClusterIP", addr, cidr)
@@ -226,6 +226,11 @@ func (q *query) noFrontend() {
 		}
 	}
 	q.step("%v is no frontend", q.packet.Destination)
+}
+
+// left reports whether an address is somebody else's by configuration.
+func (q *query) left(addr netip.Addr) bool {
+	return slices.ContainsFunc(q.view.Config.Leave, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
 // established reports whether the packet belongs to a flow that goes on: such a

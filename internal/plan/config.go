@@ -35,6 +35,9 @@ type Config struct {
 	DetectLocal DetectLocal
 	// Strict limits the addresses that a Service may claim.
 	Strict Strict
+	// Leave are addresses that are no frontends here, whichever Service has
+	// them: they go to whoever has them otherwise.
+	Leave []netip.Prefix
 }
 
 // Strict limits the addresses that ExternalIPs and load balancers may have: who

@@ -144,6 +144,9 @@ func (d *drafter) servicePorts() []model.ServicePort {
 }
 
 func (d *drafter) clusterFrontends(addr netip.Addr, ports []model.ServicePort, first int) {
+	if contains(d.config.Leave, addr) {
+		return // as asked for: no problem
+	}
 	if why := special(addr); why != "" {
 		d.problem(AddressRefused, "ClusterIP %v is %s", addr, why)
 		return
@@ -215,7 +218,7 @@ func (d *drafter) claimable(kind Kind, addrs []netip.Addr, family model.Family) 
 	var ok []netip.Addr
 	for _, addr := range addrs {
 		addr = addr.Unmap()
-		if addr.IsValid() && model.FamilyOf(addr) != family {
+		if addr.IsValid() && model.FamilyOf(addr) != family || contains(d.config.Leave, addr) {
 			continue
 		}
 		if reason, why := d.objection(kind, addr); why != "" {

@@ -635,6 +635,7 @@ func TestPlansAsSeesEveryField(t *testing.T) {
 		"NodePortAddresses": {NodePortAddresses: NodePortAddresses{Primary: true}},
 		"MasqueradeAll":     {MasqueradeAll: true}, "DetectLocal": {DetectLocal: DetectLocal{Mode: DetectNodeCIDR}},
 		"Strict": {Strict: Strict{Protected: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}},
+		"Leave":  {Leave: []netip.Prefix{netip.MustParsePrefix("10.96.0.10/32")}},
 	}
 	packetsOnly := []string{"ServiceCIDRs", "MasqueradeAll", "DetectLocal"}
 	for i := range reflect.TypeFor[Config]().NumField() {

@@ -194,8 +194,7 @@ func (t *Terminator) pass(ctx context.Context) (Result, error) {
 func (t *Terminator) decide(found []abi.StaleSocket) (stale []abi.StaleSocket, err error) {
 	var owned map[endpoint]bool
 	for _, s := range found {
-		key := abi.FrontendKey{Addr: s.Vip, Port: s.VipPort, Protocol: unix.IPPROTO_UDP}
-		f, ok, err := t.tables.Frontends.Get(key)
+		f, ok, err := t.frontend(s)
 		if err != nil {
 			return nil, fmt.Errorf("look for the Service of a socket: %w", err)
 		}
@@ -210,6 +209,20 @@ func (t *Terminator) decide(found []abi.StaleSocket) (stale []abi.StaleSocket, e
 		}
 	}
 	return stale, nil
+}
+
+// frontend is what has the address now that a socket asked for: one of its own,
+// or a NodePort on all of the node's.
+func (t *Terminator) frontend(s abi.StaleSocket) (f abi.Frontend, ok bool, err error) {
+	key := abi.FrontendKey{Addr: s.Vip, Port: s.VipPort, Protocol: unix.IPPROTO_UDP}
+	if f, ok, err = t.tables.Frontends.Get(key); ok || err != nil {
+		return f, ok, err
+	}
+	key.Addr = abi.Addr(netip.IPv6Unspecified())
+	if abi.NetIP(s.Vip).Is4() {
+		key.Addr = abi.Addr(netip.IPv4Unspecified())
+	}
+	return t.tables.Frontends.Get(key)
 }
 
 // endpoint is a living backend of a Service port; the port is in network order.

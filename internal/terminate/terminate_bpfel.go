@@ -25,6 +25,8 @@ const (
 	terminateMapKeptFlows                  = "kept_flows"
 	terminateMapListeners                  = "listeners"
 	terminateMapLocalAddrs                 = "local_addrs"
+	terminateMapOptOutCount                = "opt_out_count"
+	terminateMapOptOuts                    = "opt_outs"
 	terminateMapPeers                      = "peers"
 	terminateMapServiceCounts              = "service_counts"
 	terminateMapServiceRefused             = "service_refused"
@@ -38,8 +40,11 @@ const (
 	terminateProgBeelineStale              = "beeline_stale"
 	terminateVarConfigDryRun               = "config_dry_run"
 	terminateVarConfigKeepFlows            = "config_keep_flows"
+	terminateVarConfigLeaveKernelSockets   = "config_leave_kernel_sockets"
 	terminateVarConfigNodeNetns            = "config_node_netns"
+	terminateVarConfigNodeOnly             = "config_node_only"
 	terminateVarConfigNodePorts            = "config_node_ports"
+	terminateVarConfigOptOut               = "config_opt_out"
 	terminateVarConfigRefuseNew            = "config_refuse_new"
 	terminateVarConfigRefuseUnknownPorts   = "config_refuse_unknown_ports"
 	terminateVarConfigServiceCounts        = "config_service_counts"
@@ -108,6 +113,8 @@ type terminateMapSpecs struct {
 	KeptFlows      *ebpf.MapSpec `ebpf:"kept_flows"`
 	Listeners      *ebpf.MapSpec `ebpf:"listeners"`
 	LocalAddrs     *ebpf.MapSpec `ebpf:"local_addrs"`
+	OptOutCount    *ebpf.MapSpec `ebpf:"opt_out_count"`
+	OptOuts        *ebpf.MapSpec `ebpf:"opt_outs"`
 	Peers          *ebpf.MapSpec `ebpf:"peers"`
 	ServiceCounts  *ebpf.MapSpec `ebpf:"service_counts"`
 	ServiceRefused *ebpf.MapSpec `ebpf:"service_refused"`
@@ -124,8 +131,11 @@ type terminateMapSpecs struct {
 type terminateVariableSpecs struct {
 	ConfigDryRun               *ebpf.VariableSpec `ebpf:"config_dry_run"`
 	ConfigKeepFlows            *ebpf.VariableSpec `ebpf:"config_keep_flows"`
+	ConfigLeaveKernelSockets   *ebpf.VariableSpec `ebpf:"config_leave_kernel_sockets"`
 	ConfigNodeNetns            *ebpf.VariableSpec `ebpf:"config_node_netns"`
+	ConfigNodeOnly             *ebpf.VariableSpec `ebpf:"config_node_only"`
 	ConfigNodePorts            *ebpf.VariableSpec `ebpf:"config_node_ports"`
+	ConfigOptOut               *ebpf.VariableSpec `ebpf:"config_opt_out"`
 	ConfigRefuseNew            *ebpf.VariableSpec `ebpf:"config_refuse_new"`
 	ConfigRefuseUnknownPorts   *ebpf.VariableSpec `ebpf:"config_refuse_unknown_ports"`
 	ConfigServiceCounts        *ebpf.VariableSpec `ebpf:"config_service_counts"`
@@ -163,6 +173,8 @@ type terminateMaps struct {
 	KeptFlows      *ebpf.Map `ebpf:"kept_flows"`
 	Listeners      *ebpf.Map `ebpf:"listeners"`
 	LocalAddrs     *ebpf.Map `ebpf:"local_addrs"`
+	OptOutCount    *ebpf.Map `ebpf:"opt_out_count"`
+	OptOuts        *ebpf.Map `ebpf:"opt_outs"`
 	Peers          *ebpf.Map `ebpf:"peers"`
 	ServiceCounts  *ebpf.Map `ebpf:"service_counts"`
 	ServiceRefused *ebpf.Map `ebpf:"service_refused"`
@@ -184,6 +196,8 @@ func (m *terminateMaps) Close() error {
 		m.KeptFlows,
 		m.Listeners,
 		m.LocalAddrs,
+		m.OptOutCount,
+		m.OptOuts,
 		m.Peers,
 		m.ServiceCounts,
 		m.ServiceRefused,
@@ -201,8 +215,11 @@ func (m *terminateMaps) Close() error {
 type terminateVariables struct {
 	ConfigDryRun               *ebpf.Variable `ebpf:"config_dry_run"`
 	ConfigKeepFlows            *ebpf.Variable `ebpf:"config_keep_flows"`
+	ConfigLeaveKernelSockets   *ebpf.Variable `ebpf:"config_leave_kernel_sockets"`
 	ConfigNodeNetns            *ebpf.Variable `ebpf:"config_node_netns"`
+	ConfigNodeOnly             *ebpf.Variable `ebpf:"config_node_only"`
 	ConfigNodePorts            *ebpf.Variable `ebpf:"config_node_ports"`
+	ConfigOptOut               *ebpf.Variable `ebpf:"config_opt_out"`
 	ConfigRefuseNew            *ebpf.Variable `ebpf:"config_refuse_new"`
 	ConfigRefuseUnknownPorts   *ebpf.Variable `ebpf:"config_refuse_unknown_ports"`
 	ConfigServiceCounts        *ebpf.Variable `ebpf:"config_service_counts"`

@@ -3,10 +3,12 @@
 package terminate
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 	"unsafe"
@@ -25,14 +27,23 @@ func ways(t *testing.T, test func(t *testing.T, w *world, term *Terminator)) {
 		opts Options
 	}{{"bpf_sock_destroy", Options{}}, {"SOCK_DIAG", Options{Diag: true}}} {
 		t.Run(way.name, func(t *testing.T) {
+			if !way.opts.Diag && !hasSockDestroy(t) {
+				t.Skip("this kernel has no bpf_sock_destroy (Linux 6.5)")
+			}
 			w := newWorld(t)
 			term := w.terminator(way.opts)
-			if _, diag := term.ender.(diag); diag && !way.opts.Diag {
-				t.Skip("this kernel has no bpf_sock_destroy (Linux 6.5)")
+			if _, diag := term.ender.(diag); diag != way.opts.Diag {
+				t.Fatalf("sockets are ended by %T", term.ender)
 			}
 			test(t, w, term)
 		})
 	}
+}
+
+func hasSockDestroy(t *testing.T) bool {
+	symbols, err := os.ReadFile("/proc/kallsyms")
+	check(t, err)
+	return bytes.Contains(symbols, []byte(" bpf_sock_destroy\n"))
 }
 
 func (w *world) end(term *Terminator, want Result) {

@@ -72,7 +72,7 @@ func New(t *testing.T) *Server {
 	}
 	s := &Server{
 		codecs: serializer.NewCodecFactory(scheme), version: 1,
-		objects: map[string]map[string]runtime.Object{"services": {}, "endpointslices": {}, "nodes": {}, "servicecidrs": {}},
+		objects: map[string]map[string]runtime.Object{"services": {}, "endpointslices": {}, "nodes": {}, "servicecidrs": {}, "pods": {}, "namespaces": {}},
 		lacks:   map[string]*apierrors.StatusError{},
 		wake:    make(chan struct{}), cut: make(chan struct{}),
 	}
@@ -94,6 +94,10 @@ func resourceOf(o runtime.Object) string {
 		return "endpointslices"
 	case *networkingv1.ServiceCIDR:
 		return "servicecidrs"
+	case *corev1.Pod:
+		return "pods"
+	case *corev1.Namespace:
+		return "namespaces"
 	}
 	return "nodes"
 }
@@ -281,6 +285,9 @@ func matcher(r *http.Request) func(runtime.Object) bool {
 		if svc, ok := o.(*corev1.Service); ok {
 			set["spec.clusterIP"] = svc.Spec.ClusterIP
 		}
+		if pod, ok := o.(*corev1.Pod); ok {
+			set["spec.nodeName"] = pod.Spec.NodeName
+		}
 		return label.Matches(labels.Set(m.GetLabels())) && field.Matches(set)
 	}
 }
@@ -308,6 +315,18 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request, resource, mediaTyp
 		l := &networkingv1.ServiceCIDRList{ListMeta: meta}
 		for _, o := range objects {
 			l.Items = append(l.Items, *o.(*networkingv1.ServiceCIDR))
+		}
+		list = l
+	case "pods":
+		l := &corev1.PodList{ListMeta: meta}
+		for _, o := range objects {
+			l.Items = append(l.Items, *o.(*corev1.Pod))
+		}
+		list = l
+	case "namespaces":
+		l := &corev1.NamespaceList{ListMeta: meta}
+		for _, o := range objects {
+			l.Items = append(l.Items, *o.(*corev1.Namespace))
 		}
 		list = l
 	default:
@@ -410,6 +429,10 @@ func bookmark(resource string, version int, initial bool) runtime.Object {
 		return &discoveryv1.EndpointSlice{ObjectMeta: meta}
 	case "servicecidrs":
 		return &networkingv1.ServiceCIDR{ObjectMeta: meta}
+	case "pods":
+		return &corev1.Pod{ObjectMeta: meta}
+	case "namespaces":
+		return &corev1.Namespace{ObjectMeta: meta}
 	}
 	return &corev1.Node{ObjectMeta: meta}
 }

@@ -32,6 +32,8 @@ const (
 	tablesMapLocalAddrs                 = "local_addrs"
 	tablesMapLru                        = "lru"
 	tablesMapOnDemand                   = "on_demand"
+	tablesMapOptOutCount                = "opt_out_count"
+	tablesMapOptOuts                    = "opt_outs"
 	tablesMapPeers                      = "peers"
 	tablesMapPodRanges                  = "pod_ranges"
 	tablesMapPreallocated               = "preallocated"
@@ -64,12 +66,15 @@ const (
 	tablesVarConfigIcmpBurst            = "config_icmp_burst"
 	tablesVarConfigIcmpRate             = "config_icmp_rate"
 	tablesVarConfigKeepFlows            = "config_keep_flows"
+	tablesVarConfigLeaveKernelSockets   = "config_leave_kernel_sockets"
 	tablesVarConfigLeaveUnknown         = "config_leave_unknown"
 	tablesVarConfigMasqueradeAll        = "config_masquerade_all"
 	tablesVarConfigMasqueradeLocal      = "config_masquerade_local"
 	tablesVarConfigNoLinkHeader         = "config_no_link_header"
 	tablesVarConfigNodeNetns            = "config_node_netns"
+	tablesVarConfigNodeOnly             = "config_node_only"
 	tablesVarConfigNodePorts            = "config_node_ports"
+	tablesVarConfigOptOut               = "config_opt_out"
 	tablesVarConfigPodDevice            = "config_pod_device"
 	tablesVarConfigRedirectLocal        = "config_redirect_local"
 	tablesVarConfigRefuseNew            = "config_refuse_new"
@@ -161,6 +166,8 @@ type tablesMapSpecs struct {
 	LocalAddrs     *ebpf.MapSpec `ebpf:"local_addrs"`
 	Lru            *ebpf.MapSpec `ebpf:"lru"`
 	OnDemand       *ebpf.MapSpec `ebpf:"on_demand"`
+	OptOutCount    *ebpf.MapSpec `ebpf:"opt_out_count"`
+	OptOuts        *ebpf.MapSpec `ebpf:"opt_outs"`
 	Peers          *ebpf.MapSpec `ebpf:"peers"`
 	PodRanges      *ebpf.MapSpec `ebpf:"pod_ranges"`
 	Preallocated   *ebpf.MapSpec `ebpf:"preallocated"`
@@ -190,12 +197,15 @@ type tablesVariableSpecs struct {
 	ConfigIcmpBurst            *ebpf.VariableSpec `ebpf:"config_icmp_burst"`
 	ConfigIcmpRate             *ebpf.VariableSpec `ebpf:"config_icmp_rate"`
 	ConfigKeepFlows            *ebpf.VariableSpec `ebpf:"config_keep_flows"`
+	ConfigLeaveKernelSockets   *ebpf.VariableSpec `ebpf:"config_leave_kernel_sockets"`
 	ConfigLeaveUnknown         *ebpf.VariableSpec `ebpf:"config_leave_unknown"`
 	ConfigMasqueradeAll        *ebpf.VariableSpec `ebpf:"config_masquerade_all"`
 	ConfigMasqueradeLocal      *ebpf.VariableSpec `ebpf:"config_masquerade_local"`
 	ConfigNoLinkHeader         *ebpf.VariableSpec `ebpf:"config_no_link_header"`
 	ConfigNodeNetns            *ebpf.VariableSpec `ebpf:"config_node_netns"`
+	ConfigNodeOnly             *ebpf.VariableSpec `ebpf:"config_node_only"`
 	ConfigNodePorts            *ebpf.VariableSpec `ebpf:"config_node_ports"`
+	ConfigOptOut               *ebpf.VariableSpec `ebpf:"config_opt_out"`
 	ConfigPodDevice            *ebpf.VariableSpec `ebpf:"config_pod_device"`
 	ConfigRedirectLocal        *ebpf.VariableSpec `ebpf:"config_redirect_local"`
 	ConfigRefuseNew            *ebpf.VariableSpec `ebpf:"config_refuse_new"`
@@ -250,6 +260,8 @@ type tablesMaps struct {
 	LocalAddrs     *ebpf.Map `ebpf:"local_addrs"`
 	Lru            *ebpf.Map `ebpf:"lru"`
 	OnDemand       *ebpf.Map `ebpf:"on_demand"`
+	OptOutCount    *ebpf.Map `ebpf:"opt_out_count"`
+	OptOuts        *ebpf.Map `ebpf:"opt_outs"`
 	Peers          *ebpf.Map `ebpf:"peers"`
 	PodRanges      *ebpf.Map `ebpf:"pod_ranges"`
 	Preallocated   *ebpf.Map `ebpf:"preallocated"`
@@ -282,6 +294,8 @@ func (m *tablesMaps) Close() error {
 		m.LocalAddrs,
 		m.Lru,
 		m.OnDemand,
+		m.OptOutCount,
+		m.OptOuts,
 		m.Peers,
 		m.PodRanges,
 		m.Preallocated,
@@ -312,12 +326,15 @@ type tablesVariables struct {
 	ConfigIcmpBurst            *ebpf.Variable `ebpf:"config_icmp_burst"`
 	ConfigIcmpRate             *ebpf.Variable `ebpf:"config_icmp_rate"`
 	ConfigKeepFlows            *ebpf.Variable `ebpf:"config_keep_flows"`
+	ConfigLeaveKernelSockets   *ebpf.Variable `ebpf:"config_leave_kernel_sockets"`
 	ConfigLeaveUnknown         *ebpf.Variable `ebpf:"config_leave_unknown"`
 	ConfigMasqueradeAll        *ebpf.Variable `ebpf:"config_masquerade_all"`
 	ConfigMasqueradeLocal      *ebpf.Variable `ebpf:"config_masquerade_local"`
 	ConfigNoLinkHeader         *ebpf.Variable `ebpf:"config_no_link_header"`
 	ConfigNodeNetns            *ebpf.Variable `ebpf:"config_node_netns"`
+	ConfigNodeOnly             *ebpf.Variable `ebpf:"config_node_only"`
 	ConfigNodePorts            *ebpf.Variable `ebpf:"config_node_ports"`
+	ConfigOptOut               *ebpf.Variable `ebpf:"config_opt_out"`
 	ConfigPodDevice            *ebpf.Variable `ebpf:"config_pod_device"`
 	ConfigRedirectLocal        *ebpf.Variable `ebpf:"config_redirect_local"`
 	ConfigRefuseNew            *ebpf.Variable `ebpf:"config_refuse_new"`

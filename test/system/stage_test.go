@@ -262,7 +262,12 @@ func answerAll(u net.PacketConn, name string) {
 
 // ask connects from the client pod and returns the name of who answered.
 func (s *stage) ask(network, addr string) (name string, err error) {
-	err = s.client.NS.Do(func() error {
+	return askFrom(s.client.NS, network, addr)
+}
+
+// askFrom is ask in any namespace.
+func askFrom(ns *lab.Namespace, network, addr string) (name string, err error) {
+	err = ns.Do(func() error {
 		c, err := net.DialTimeout(network, addr, 2*time.Second)
 		if err != nil {
 			return err
