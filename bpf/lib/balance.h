@@ -99,6 +99,7 @@ __noinline int balance(ctx_t *ctx, const struct packet *pkt,
 	struct frontend *f;
 	struct backend *b;
 	enum scope scope;
+	__u32 index;
 	int outcome;
 	bool local;
 
@@ -127,7 +128,8 @@ __noinline int balance(ctx_t *ctx, const struct packet *pkt,
 	outcome = balance_pick(pkt, f, scope, choice);
 	if (outcome != OUTCOME_TRANSLATE)
 		return outcome;
-	b = bpf_map_lookup_elem(&backends, &choice->backend);
+	index = choice->backend; /* Linux 6.1 wants keys on the stack */
+	b = bpf_map_lookup_elem(&backends, &index);
 	local = b && b->local;
 	if (source_nat(f, pkt, scope, &choice->addr, local)) {
 		trace_chosen(choice->backend, true);

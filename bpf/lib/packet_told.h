@@ -12,12 +12,15 @@
 
 /* Tells listeners. Of a translated packet, `to` is what it becomes; of others
  * the choice has the reason. */
-static __noinline void packet_event(ctx_t *ctx, const struct packet *pkt,
-				    const struct flow_tuple *to,
-				    const struct lb_choice *choice, __u32 what)
+__noinline int packet_event(ctx_t *ctx, const struct packet *pkt,
+			    const struct flow_tuple *to,
+			    const struct lb_choice *choice, __u32 what)
 {
 	struct event *e;
 
+	if (!pkt || !choice)
+		return 0;
+#pragma clang loop unroll(disable)
 	for (__u32 i = 0; i < LISTENERS; i++) {
 		e = event_room(i, choice, what);
 		if (!e)
@@ -31,6 +34,7 @@ static __noinline void packet_event(ctx_t *ctx, const struct packet *pkt,
 		e->ifindex = ctx->ifindex;
 		event_send(e);
 	}
+	return 0;
 }
 
 static __always_inline __u32 packet_what(enum event_kind kind, enum hook hook)

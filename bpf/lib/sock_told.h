@@ -15,6 +15,7 @@ static __noinline void sock_event(struct bpf_sock_addr *ctx,
 	bool found = (what & 0xff) == EVENT_SOCKET;
 	struct event *e;
 
+#pragma clang loop unroll(disable)
 	for (__u32 i = 0; i < LISTENERS; i++) {
 		e = event_room(i, choice, what);
 		if (!e)

@@ -162,6 +162,9 @@ type EventFilter struct {
 }
 
 func (f EventFilter) matches(e *Event) bool {
+	if e.Service != nil && e.Service.Namespace == "" {
+		return false // the agent's own self-test
+	}
 	if f.Service != "" && (e.Service == nil || !e.Service.Matches(f.Service)) {
 		return false
 	}

@@ -109,7 +109,7 @@ func TestLookupsPerPacket(t *testing.T) {
 		count("not ours, goes on", 1, func() { w.in(goesOn(other)) })
 		count("not ours, forwarded out", 1, func() { w.out(other) })
 		count("not ours, the node's own beginning", 2, func() { w.sent(own) })
-		count("new flow", 22, func() { w.in(opens) })
+		count("new flow", 23, func() { w.in(opens) })
 		count("established", 4, func() { w.in(goesOn(opens)) })
 		count("reply", 3, func() { w.out(answer(Frame{Src: opens.Src, Dst: port(s.localPod, 8080), Proto: TCP, Flags: SYN})) })
 	}

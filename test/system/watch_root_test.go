@@ -5,6 +5,7 @@ package system
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os/exec"
 	"strings"
@@ -13,6 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/beeline-net/beeline/internal/abi"
+	"github.com/beeline-net/beeline/internal/datapath"
 	"github.com/beeline-net/beeline/internal/inspect"
 	"github.com/beeline-net/beeline/internal/lab"
 )
@@ -52,8 +55,27 @@ func (n *node) monitor(args ...string) *monitoring {
 			}
 		}
 	}()
-	time.Sleep(time.Second) // until it listens: there is nothing to be seen of that
+	eventually(n.t, 20*time.Second, n.listenedTo)
 	return m
+}
+
+// listenedTo reports whether somebody listens to the node's events.
+func (n *node) listenedTo() error {
+	opened, err := datapath.OpenMaps(datapath.NewPins(n.BPFFS))
+	if err != nil {
+		return err
+	}
+	defer datapath.CloseMaps(opened)
+	var places abi.ListenerPlaces
+	if err := opened[abi.MapListeners].Lookup(uint32(0), &places); err != nil {
+		return err
+	}
+	for _, l := range places.Listener {
+		if l.UntilNs != 0 {
+			return nil
+		}
+	}
+	return errors.New("nobody listens")
 }
 
 func (m *monitoring) next(what string) inspect.Event {
@@ -136,6 +158,15 @@ func TestMonitorTellsWhatGoesOn(t *testing.T) {
 	}
 }
 
+// talk exchanges a datagram from a node's own cgroup: the test process is in
+// that of the first one, whose sockets need no flow.
+func (n *node) talk(host string, port int) {
+	n.t.Helper()
+	cmd := exec.Command("bash", "-c", fmt.Sprintf("exec 3<>/dev/udp/%s/%d && printf who >&3 && timeout 3 head -c 5 <&3", host, port))
+	check(n.t, lab.Start(cmd, n.NS, n.Cgroup))
+	check(n.t, cmd.Wait())
+}
+
 func TestFlowsAreListed(t *testing.T) {
 	s := newStage(t, 3)
 	n, outside := s.nodes[0], s.nodes[2]
@@ -144,8 +175,7 @@ func TestFlowsAreListed(t *testing.T) {
 	n.start("--packet-path")
 	m := n.monitor("--kind", "flow")
 	for range 10 {
-		_, err := from(outside.NS, "udp", fmt.Sprintf("[%s]:30053", n.V6))
-		check(t, err)
+		outside.talk(n.V6.String(), 30053)
 	}
 	if e := m.next("flow"); e.Kind != "flow" || e.Service == nil || e.Service.String() != "default/web:udp" ||
 		e.Client.Address == "" || !strings.HasPrefix(e.Backend.Pod, "pod-") || e.Ifindex == 0 {
