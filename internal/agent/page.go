@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"time"
 
 	"github.com/beeline-net/beeline/internal/config"
 	"github.com/beeline-net/beeline/internal/datapath"
@@ -24,7 +25,7 @@ func webPage(c config.Config, t *maps.Tables, store *snapshot.Store, log *slog.L
 			return o, err
 		}
 		pods := podNames(store)
-		return inspect.ReadOverview(t, func(at netip.AddrPort) string { return pods[at] }, timeouts)
+		return inspect.ReadOverview(t, func(at netip.AddrPort) string { return pods[at] }, timeouts, time.Now())
 	}}
 	handler, err := page.Handler()
 	if err != nil {

@@ -82,7 +82,7 @@ func (l *flowList) run(cmd *cobra.Command, g *global) error {
 	}
 	return g.read(func(t *maps.Tables) error {
 		flows := []inspect.Flow{}
-		inspect.Flows(t, inspect.NewNames(t, g.pods(cmd.Context())), timeouts, l.filter, func(f inspect.Flow) bool {
+		inspect.Flows(t, inspect.NewNames(t, g.pods(cmd.Context()), time.Now), timeouts, l.filter, func(f inspect.Flow) bool {
 			flows = append(flows, f)
 			return l.limit == 0 || len(flows) < l.limit
 		})

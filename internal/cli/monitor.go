@@ -151,7 +151,7 @@ func (m *monitor) run(cmd *cobra.Command, g *global) error {
 		lost := func(n uint64) {
 			fmt.Fprintf(cmd.ErrOrStderr(), "beeline: %d events came too fast to be shown\n", n)
 		}
-		err := inspect.Watch(ctx, t, inspect.NewNames(t, g.pods(ctx)), m.filter, show, lost)
+		err := inspect.Watch(ctx, t, inspect.NewNames(t, g.pods(ctx), time.Now), m.filter, show, lost)
 		if err == nil {
 			err = failed
 		}

@@ -95,7 +95,7 @@ func (t *top) run(cmd *cobra.Command, g *global) error {
 	}
 	pods := g.pods(ctx)
 	return g.read(func(tables *maps.Tables) error {
-		before, err := inspect.ReadOverview(tables, pods, timeouts)
+		before, err := inspect.ReadOverview(tables, pods, timeouts, time.Now())
 		if err != nil {
 			return err
 		}
@@ -121,7 +121,7 @@ func (t *top) run(cmd *cobra.Command, g *global) error {
 
 // measure reads again, and leaves what was asked for.
 func (t *top) measure(tables *maps.Tables, pods func(netip.AddrPort) string, timeouts inspect.FlowTimeouts, before *inspect.Overview) (inspect.Overview, error) {
-	now, err := inspect.ReadOverview(tables, pods, timeouts)
+	now, err := inspect.ReadOverview(tables, pods, timeouts, time.Now())
 	if err != nil {
 		return now, err
 	}

@@ -97,8 +97,8 @@ func hookName(h uint8) string {
 }
 
 // clockOffset is what to add to CLOCK_MONOTONIC to get the time of day.
-func clockOffset() time.Duration {
-	return time.Duration(time.Now().UnixNano() - int64(maps.Monotonic()))
+func (n *Names) clockOffset() time.Duration {
+	return time.Duration(n.now().UnixNano() - int64(maps.Monotonic()))
 }
 
 // event gives names to an event.
@@ -191,7 +191,7 @@ func Watch(ctx context.Context, t *maps.Tables, n *Names, f EventFilter, show fu
 			err = closing
 		}
 	}()
-	offset, missed := clockOffset(), uint64(0)
+	offset, missed := n.clockOffset(), uint64(0)
 	var e abi.Event
 	for {
 		if err := l.Read(ctx, &e); ctx.Err() != nil {

@@ -37,7 +37,7 @@ func TestEventsHaveNames(t *testing.T) {
 	pod := func(at netip.AddrPort) string {
 		return map[string]string{"10.244.1.5:8080": "web-7d4b"}[at.String()]
 	}
-	n := NewNames(testTables(t), pod)
+	n := NewNames(testTables(t), pod, time.Now)
 	socket := abi.Event{Service: 3, Kind: uint8(abi.EventSocket), Pid: 42, Netns: 7}
 	copy(socket.Comm[:], "cu\x1brl")
 	socket.Asked.Dst, socket.Asked.Dport, socket.Asked.Protocol = abi.Addr(netip.MustParseAddr("10.96.0.10")), abi.Port(80), 6
@@ -69,7 +69,7 @@ func TestEventsHaveNames(t *testing.T) {
 }
 
 func TestEventsAreFiltered(t *testing.T) {
-	n := NewNames(testTables(t), nil)
+	n := NewNames(testTables(t), nil, time.Now)
 	e := n.event(&abi.Event{
 		Service: 3, Kind: uint8(abi.EventDropped), Reason: 1,
 		Asked: flowTuple("203.0.113.7:4000", "10.96.0.10:80", 6), To: flowTuple("203.0.113.7:4000", "10.244.1.5:8080", 6),

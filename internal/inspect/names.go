@@ -40,6 +40,7 @@ const nameLife = time.Second
 type Names struct {
 	services maps.Hash[uint32, abi.ServiceName]
 	pod      func(netip.AddrPort) string
+	now      func() time.Time
 	known    map[uint32]namedPort
 }
 
@@ -50,12 +51,13 @@ type namedPort struct {
 }
 
 // NewNames reads the names of Services from the kernel. pod tells the name of
-// the pod behind an endpoint, or nothing if it does not know; it may be nil.
-func NewNames(t *maps.Tables, pod func(netip.AddrPort) string) *Names {
+// the pod behind an endpoint, or nothing if it does not know; it may be nil. now
+// is the clock by which names are asked for again.
+func NewNames(t *maps.Tables, pod func(netip.AddrPort) string, now func() time.Time) *Names {
 	if pod == nil {
 		pod = func(netip.AddrPort) string { return "" }
 	}
-	return &Names{services: t.Services, pod: pod, known: map[uint32]namedPort{}}
+	return &Names{services: t.Services, pod: pod, now: now, known: map[uint32]namedPort{}}
 }
 
 // service names an index; nil if nobody has it.
@@ -63,7 +65,7 @@ func (n *Names) service(index uint32) *ServicePort {
 	if index == abi.ServiceNone {
 		return nil
 	}
-	now := time.Now()
+	now := n.now()
 	p, ok := n.known[index]
 	if !ok || now.After(p.until) {
 		name, there, err := n.services.Get(index)

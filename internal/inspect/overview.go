@@ -48,9 +48,9 @@ type Working struct {
 }
 
 // ReadOverview reads everything. The ports of the agent's own self-test are
-// left out.
-func ReadOverview(t *maps.Tables, pod func(netip.AddrPort) string, timeouts FlowTimeouts) (Overview, error) {
-	o := Overview{Time: time.Now(), Counted: t.Traffic.Capacity(), Services: []Serving{}}
+// left out. now is the time that it is of.
+func ReadOverview(t *maps.Tables, pod func(netip.AddrPort) string, timeouts FlowTimeouts, now time.Time) (Overview, error) {
+	o := Overview{Time: now, Counted: t.Traffic.Capacity(), Services: []Serving{}}
 	ports, err := Ports(t)
 	if err != nil {
 		return o, err
