@@ -27,7 +27,8 @@ var packetMaps = [...]string{
 func (o *opener) packet() *PacketTables {
 	there := false
 	for _, name := range packetMaps {
-		there = there || o.kernel[name] != nil
+		// The programs of sockets know the node's addresses, too.
+		there = there || name != abi.MapLocalAddrs && o.kernel[name] != nil
 	}
 	if !there {
 		return nil
