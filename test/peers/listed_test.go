@@ -106,6 +106,10 @@ func listing() []listed {
 			return v.name == iptables && v.Origin == local && v.Frontend == nodePort2 &&
 				strings.Contains(v.theirs, local+" sees ") && strings.Contains(v.ours, noAnswer)
 		}},
+		{"a free address of a Service range", func(v view) bool {
+			return v.name == iptables && v.Service == "unallocated" && v.Frontend == clusterIP &&
+				strings.HasPrefix(v.theirs, unreachable) && v.ours == noAnswer
+		}},
 		{"an unknown port of a ClusterIP", func(v view) bool {
 			return v.name == iptables && strings.HasSuffix(v.Service, "unknown port") && v.ours == refused
 		}},
