@@ -131,9 +131,7 @@ func run(ctx context.Context, o Options, given *handover) (err error) {
 		report:       f.reporter(src, started),
 	}
 	l.report.held = func() int { return len(l.hold.held) }
-	for _, u := range rec.Usage() {
-		f.metrics.Restored(u.Table, u.Used)
-	}
+	f.restored(rec.Usage())
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return src.run(ctx) })
@@ -149,17 +147,20 @@ func run(ctx context.Context, o Options, given *handover) (err error) {
 		g.Go(func() error { return ends.run(ctx, l.inStep) })
 	}
 	g.Go(func() error { return drain.run(ctx, l.inStep) })
-	if src.optOuts != nil {
-		outs := newOptOuts(dp.SetOptOuts, log)
-		g.Go(func() error { return outs.run(ctx) })
-		g.Go(func() error { return src.optOuts(ctx, outs.pods) })
-	}
+	followOptOuts(ctx, g, src, dp, log)
 	g.Go(func() error { return probe.serve(ctx) })
 	g.Go(func() error { return f.run(ctx) })
 	g.Go(func() error { return f.check(ctx, l.inStep) })
 	g.Go(func() error { return f.follow(ctx, changes) })
 	g.Go(func() error { return facts.run(ctx, datapath.NewPins(cfg.Kernel.BPFFS)) })
 	return g.Wait()
+}
+
+// restored tells what an earlier agent had left.
+func (f *front) restored(tables []reconcile.Usage) {
+	for _, u := range tables {
+		f.metrics.Restored(u.Table, u.Used)
+	}
 }
 
 // protect asks the kernel not to choose the agent first when memory is short.

@@ -6,6 +6,10 @@ import (
 	"context"
 	"log/slog"
 	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/beeline-net/beeline/internal/datapath"
 )
 
 // optOuts leaves the sockets alone of pods that ask for it (pains A17). Kubelet
@@ -27,6 +31,17 @@ func newOptOuts(set func([]string) ([]string, error), log *slog.Logger) *optOuts
 		log: log, set: set, pods: make(chan []string),
 		soon: time.Minute, short: 50 * time.Millisecond, long: 2 * time.Second,
 	}
+}
+
+// followOptOuts starts what a source that watches pods needs; nothing if it does
+// not.
+func followOptOuts(ctx context.Context, g *errgroup.Group, src source, dp *datapath.Datapath, log *slog.Logger) {
+	if src.optOuts == nil {
+		return
+	}
+	outs := newOptOuts(dp.SetOptOuts, log)
+	g.Go(func() error { return outs.run(ctx) })
+	g.Go(func() error { return src.optOuts(ctx, outs.pods) })
 }
 
 // run works until ctx ends.

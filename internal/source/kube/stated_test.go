@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/rest"
 
 	"github.com/beeline-net/beeline/internal/model"
@@ -17,6 +18,7 @@ import (
 // headless ones, with their slices; and pods, where one may list them.
 func TestStatedTellsWhatIsNotWatched(t *testing.T) {
 	server := apiserver.New(t)
+	server.SetLacks("pods", apierrors.NewForbidden(corev1.Resource("pods"), "", nil))
 	theirs, headless := service("theirs", "10.96.0.2"), service("headless", corev1.ClusterIPNone)
 	theirs.Labels = map[string]string{object.LabelProxyName: "other"}
 	theirs.Spec.Selector = map[string]string{"app": "web"}
