@@ -119,7 +119,7 @@ func TestLookupsPerPacket(t *testing.T) {
 // verifier or the instruction cache, and is to be meant. Raise a bound in the
 // commit that needs it, and say why.
 func TestInstructions(t *testing.T) {
-	most := map[string]int{"beeline_ingress": 8250, "beeline_egress": 8250}
+	most := map[string]int{"beeline_ingress": 8400, "beeline_egress": 8400}
 	w := newWorld(t, datapath.PacketOptions{})
 	progs, err := datapath.LoadEditedPacketPrograms(w.maps, datapath.PacketOptions{}, func(spec *ebpf.CollectionSpec) error {
 		for name, prog := range spec.Programs {

@@ -49,7 +49,8 @@ type duel struct {
 
 func newDuel(t *testing.T, masqueradeAll, detect bool) *duel {
 	d := &duel{port: 1024, verdicts: map[oracle.Verdict]int{}}
-	d.world = newWorld(t, datapath.PacketOptions{
+	// Room for every flow: the oracle knows of no full table.
+	d.world = newWorldOf(t, 8192, datapath.PacketOptions{
 		RefuseUnknownPorts: true, MasqueradeLocal: true, MasqueradeAll: masqueradeAll,
 		DetectLocal4: detect, DetectLocal6: detect,
 	})

@@ -71,11 +71,17 @@ const testFlows = 1024
 
 func newWorld(t *testing.T, opts datapath.PacketOptions) *world {
 	t.Helper()
+	return newWorldOf(t, testFlows, opts)
+}
+
+// newWorldOf is newWorld with a flow table of the given size, a power of two.
+func newWorldOf(t *testing.T, flows uint32, opts datapath.PacketOptions) *world {
+	t.Helper()
 	lab.RequireRoot(t)
 	net := sharedNetwork(t)
 	w := &world{
 		t: t, ns: net.ns, uplink: net.uplink,
-		maps: newMaps(t, testFlows), service: 10, backend: 100, slot: 1000,
+		maps: newMaps(t, flows), service: 10, backend: 100, slot: 1000,
 	}
 	for _, s := range sides {
 		w.localAddr(s.node, abi.LocalAddrHere|abi.LocalAddrNodePort)
