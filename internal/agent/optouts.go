@@ -6,6 +6,8 @@ import (
 	"context"
 	"log/slog"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // optOuts leaves the sockets alone of pods that ask for it (pains A17). Kubelet
@@ -27,6 +29,15 @@ func newOptOuts(set func([]string) ([]string, error), log *slog.Logger) *optOuts
 		log: log, set: set, pods: make(chan []string),
 		soon: time.Minute, short: 50 * time.Millisecond, long: 2 * time.Second,
 	}
+}
+
+// start follows the pods that from tells of, until ctx ends; nil: nobody tells.
+func (o *optOuts) start(ctx context.Context, g *errgroup.Group, from func(context.Context, chan<- []string) error) {
+	if from == nil {
+		return
+	}
+	g.Go(func() error { return o.run(ctx) })
+	g.Go(func() error { return from(ctx, o.pods) })
 }
 
 // run works until ctx ends.
