@@ -59,7 +59,6 @@ func Run(ctx context.Context, o Options) error {
 func run(ctx context.Context, o Options, given *handover) (err error) {
 	started := time.Now()
 	cfg, log := o.Config.Config, o.Log
-	given.tune(cfg)
 	dp, err := datapath.Open(datapathOptions(cfg, given.inForce, log))
 	if err != nil {
 		return err
@@ -96,10 +95,10 @@ func run(ctx context.Context, o Options, given *handover) (err error) {
 	if err != nil {
 		return err
 	}
-	verified := &tablesCheck{}
 	if err := given.attach(dp, tables, packet, probe); err != nil {
 		return err
 	}
+	verified := &tablesCheck{}
 	f := newFront(o, dp, tables, src, probe, verified)
 	if f.page, err = webPage(cfg, tables, store, log); err != nil {
 		return err
@@ -131,7 +130,9 @@ func run(ctx context.Context, o Options, given *handover) (err error) {
 		report:       f.reporter(src, started),
 	}
 	l.report.held = func() int { return len(l.hold.held) }
-	f.restored(rec.Usage())
+	for _, u := range rec.Usage() {
+		f.metrics.Restored(u.Table, u.Used)
+	}
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return src.run(ctx) })
@@ -139,28 +140,18 @@ func run(ctx context.Context, o Options, given *handover) (err error) {
 	g.Go(func() error { return l.run(ctx) })
 	if packet != nil {
 		defer func() { err = errors.Join(err, packet.devices.Close()) }()
-		links := link.Source{Set: store.SetNetwork, Log: log}
-		g.Go(func() error { return links.Run(ctx) })
+		g.Go(func() error { return (&link.Source{Set: store.SetNetwork, Log: log}).Run(ctx) })
 	}
 	if ends != nil {
 		ends.tell = func(r terminate.Result) { f.metrics.EndedSockets(r.Ended, r.Missed) }
 		g.Go(func() error { return ends.run(ctx, l.inStep) })
 	}
 	g.Go(func() error { return drain.run(ctx, l.inStep) })
-	followOptOuts(ctx, g, src, dp, log)
+	newOptOuts(dp.SetOptOuts, log).start(ctx, g, src.optOuts)
 	g.Go(func() error { return probe.serve(ctx) })
-	g.Go(func() error { return f.run(ctx) })
-	g.Go(func() error { return f.check(ctx, l.inStep) })
-	g.Go(func() error { return f.follow(ctx, changes) })
+	f.start(ctx, g, l.inStep, changes)
 	g.Go(func() error { return facts.run(ctx, datapath.NewPins(cfg.Kernel.BPFFS)) })
 	return g.Wait()
-}
-
-// restored tells what an earlier agent had left.
-func (f *front) restored(tables []reconcile.Usage) {
-	for _, u := range tables {
-		f.metrics.Restored(u.Table, u.Used)
-	}
 }
 
 // protect asks the kernel not to choose the agent first when memory is short.
@@ -243,6 +234,13 @@ func (f *front) reporter(src source, started time.Time) *reporter {
 		targets:        map[model.Name][]plan.HealthCheck{},
 		noLocals:       newTally(),
 	}
+}
+
+// start lets others see and change the agent, until ctx ends.
+func (f *front) start(ctx context.Context, g *errgroup.Group, inStep <-chan struct{}, changes chan<- settings) {
+	g.Go(func() error { return f.run(ctx) })
+	g.Go(func() error { return f.check(ctx, inStep) })
+	g.Go(func() error { return f.follow(ctx, changes) })
 }
 
 // run serves health and metrics until ctx ends.

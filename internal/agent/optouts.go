@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-
-	"github.com/beeline-net/beeline/internal/datapath"
 )
 
 // optOuts leaves the sockets alone of pods that ask for it (pains A17). Kubelet
@@ -33,15 +31,13 @@ func newOptOuts(set func([]string) ([]string, error), log *slog.Logger) *optOuts
 	}
 }
 
-// followOptOuts starts what a source that watches pods needs; nothing if it does
-// not.
-func followOptOuts(ctx context.Context, g *errgroup.Group, src source, dp *datapath.Datapath, log *slog.Logger) {
-	if src.optOuts == nil {
+// start follows the pods that from tells of, until ctx ends; nil: nobody tells.
+func (o *optOuts) start(ctx context.Context, g *errgroup.Group, from func(context.Context, chan<- []string) error) {
+	if from == nil {
 		return
 	}
-	outs := newOptOuts(dp.SetOptOuts, log)
-	g.Go(func() error { return outs.run(ctx) })
-	g.Go(func() error { return src.optOuts(ctx, outs.pods) })
+	g.Go(func() error { return o.run(ctx) })
+	g.Go(func() error { return from(ctx, o.pods) })
 }
 
 // run works until ctx ends.

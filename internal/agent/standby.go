@@ -26,6 +26,7 @@ func runOrStandBy(ctx context.Context, o Options) error {
 				return err
 			}
 		}
+		h.tune(o.Config.Config)
 		err := run(ctx, o, h)
 		if !errors.Is(err, errReturned) {
 			return err

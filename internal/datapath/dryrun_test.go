@@ -14,7 +14,7 @@ import (
 // node's: left out here it would be silently empty, or silently written.
 func TestADryRunKnowsEveryMap(t *testing.T) {
 	ofItsOwn := []string{
-		abi.MapCounters, abi.MapICMPTokens, abi.MapFragments, "fragment_tokens", "icmp_quote", "icmp_work", "balance_work",
+		abi.MapCounters, abi.MapICMPTokens, abi.MapFragments, abi.MapFragmentTokens, "icmp_quote", "icmp_work", "balance_work",
 		abi.MapListeners, abi.MapEventRings, abi.MapServiceCounts, abi.MapServiceRefused,
 	}
 	spec, err := loadTc()
