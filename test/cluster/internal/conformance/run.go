@@ -119,7 +119,7 @@ func (r *Run) On(ctx context.Context, c *cluster.Cluster) error {
 		if chunk.nodes != c.Nodes() {
 			continue
 		}
-		r.log.Info("running", "chunk", chunk.name, "tests", len(chunk.tests), "at once", r.procs(chunk))
+		r.log.Info("running", "chunk", chunk.name, "tests", len(chunk.tests), "procs", r.procs(chunk))
 		if err := r.runChunk(ctx, c, chunk); err != nil {
 			return fmt.Errorf("%s: %w", chunk.name, err)
 		}
