@@ -281,9 +281,11 @@ func (e *explainer) askPackets() *Path {
 }
 
 // keepClient shows backends of this node the client, where its packets come from
-// outside: the oracle's rules are kube-proxy's, and there Beeline differs.
+// outside to another frontend than a ClusterIP: the oracle's rules are kube-proxy's,
+// and there Beeline differs (ADR 0015).
 func (e *explainer) keepClient(a *oracle.Answer) {
-	if e.Kernel.Packet.MasqueradeLocal || a.Scope != oracle.External {
+	clusterIP := a.Frontend != nil && a.Frontend.Kind == plan.ClusterIP
+	if e.Kernel.Packet.MasqueradeLocal || a.Scope != oracle.External || clusterIP {
 		return
 	}
 	kept := false

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/beeline-net/beeline/internal/explain"
+	"github.com/beeline-net/beeline/internal/inspect"
 	"github.com/beeline-net/beeline/internal/lab"
 )
 
@@ -146,15 +147,25 @@ func TestExplainSaysWhatHappens(t *testing.T) {
 	})
 	t.Run("a flow that exists", func(t *testing.T) {
 		at := fmt.Sprintf("%s:30915", n.V4) // of row nodeport
+		cmd := exec.Command("bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/%s/30915 && sleep 60", n.V4))
+		check(t, lab.Start(cmd, outside.NS, outside.Cgroup))
+		t.Cleanup(func() {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		})
 		var source string
-		check(t, outside.NS.Do(func() error {
-			c, err := net.DialTimeout("tcp", at, 2*time.Second)
-			if err == nil {
-				source = c.LocalAddr().String()
-				t.Cleanup(func() { _ = c.Close() })
+		eventually(t, 5*time.Second, func() error {
+			out, _ := n.beeline("flow", "list", "-o", "json", "--service", "default/nodeport", "--state", "half-closed")
+			var flows []inspect.Flow
+			if err := json.Unmarshal([]byte(out), &flows); err != nil {
+				return err
 			}
-			return err
-		}))
+			if len(flows) != 1 {
+				return fmt.Errorf("%d flows", len(flows))
+			}
+			source = flows[0].Client.Address
+			return nil
+		})
 		all, _ := n.explain("tcp", at, "--from", source, "--netns", "/none")
 		if a := all[0]; a.Reason != explain.EstablishedFlow || len(a.Disagreements) > 0 {
 			t.Errorf("from %s: %s, %+v", source, a.Reason, a.Findings)
