@@ -68,9 +68,12 @@ func (n namespaces) all() ([]string, error) {
 	return files, errors.Join(errs...)
 }
 
-// patterns says where to look, the cheapest first.
+// patterns says where to look, the cheapest first. Our own namespace is that of
+// the thread: /proc/self is the first thread's, and a goroutine that was locked
+// to that one may have left it in another for good (the Go runtime cannot end
+// it).
 func (n namespaces) patterns() []string {
-	patterns := []string{"/proc/self/ns/net"}
+	patterns := []string{"/proc/thread-self/ns/net"}
 	for _, folder := range n.folders {
 		patterns = append(patterns, filepath.Join(folder, "*"))
 	}
@@ -110,7 +113,7 @@ func enter(path string, f func() error) error {
 		return fmt.Errorf("network namespace: %w", err)
 	}
 	defer func() { _ = file.Close() }()
-	own, err := os.Stat("/proc/self/ns/net")
+	own, err := os.Stat("/proc/thread-self/ns/net")
 	if err != nil {
 		return fmt.Errorf("network namespace: %w", err)
 	}
