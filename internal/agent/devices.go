@@ -11,20 +11,24 @@ import (
 )
 
 // packetDevices are the devices that the packet path is on: all through which
-// traffic reaches the node. A port of a bond is left to its master, and so is
-// what comes in by a port of a bridge; but the reply of a backend to a client on
-// the same bridge passes by nothing else than the client's port on its way out.
-// Loopback carries nothing but the node's own sockets' traffic, which the socket
-// hooks have translated.
+// traffic reaches the node. A port of a bond or team is left to its master, to
+// which the kernel hands everything that the port takes in, and so is what comes
+// in by a port of a bridge; but the reply of a backend to a client on the same
+// bridge passes by nothing else than the client's port on its way out. A member
+// of a VRF keeps its packets until they are routed, and has no port's part.
+// Loopback, and the VRF itself, carry nothing but the node's own sockets'
+// traffic, which the socket hooks have translated.
 func packetDevices(n model.Network, local config.LocalTraffic) []datapath.Device {
 	routed := map[int]bool{} // bridges through which the node routes
+	domain := map[int]bool{} // VRFs
 	for _, d := range n.Devices {
+		domain[d.Index] = d.VRF
 		routed[d.Index] = d.Bridge && d.Up && len(d.Addresses) > 0
 	}
 	var all []datapath.Device
 	for _, d := range n.Devices {
-		port := d.Master != 0
-		if !d.Up || d.Loopback || port && !routed[d.Master] {
+		port := d.Master != 0 && !domain[d.Master]
+		if !d.Up || d.Loopback || d.VRF || port && !routed[d.Master] {
 			continue
 		}
 		all = append(all, datapath.Device{

@@ -26,6 +26,14 @@ func TestPacketDevices(t *testing.T) {
 		{Index: 9, Name: "vnet1", Up: true, Master: 8, LinkHeader: true},
 		{Index: 10, Name: "bond0", Up: true, LinkHeader: true},
 		{Index: 11, Name: "eth2", Up: true, Master: 10, LinkHeader: true},
+		{Index: 12, Name: "vrf0", Up: true, VRF: true, LinkHeader: true},
+		{Index: 13, Name: "eth3", Up: true, Master: 12, LinkHeader: true},
+		{Index: 14, Name: "wg1", Up: true, Master: 12},
+		{Index: 15, Name: "bond1", Up: true, Master: 12, LinkHeader: true},
+		{Index: 16, Name: "eth4", Up: true, Master: 15, LinkHeader: true},
+		{Index: 17, Name: "br1", Up: true, Bridge: true, Master: 12, LinkHeader: true, Addresses: []netip.Addr{netip.MustParseAddr("10.245.1.1")}},
+		{Index: 18, Name: "vnet2", Up: true, Master: 17, LinkHeader: true},
+		{Index: 19, Name: "cali456", Up: true, Master: 12, LinkHeader: true},
 	}}
 	for name, tt := range map[string]struct {
 		local config.LocalTraffic
@@ -33,7 +41,7 @@ func TestPacketDevices(t *testing.T) {
 	}{
 		"pods are told by address":    {config.LocalTraffic{Mode: config.ClusterCIDR}, nil},
 		"pods are behind a bridge":    {config.LocalTraffic{Mode: config.BridgeInterface, BridgeInterface: "cni0"}, []string{"cni0"}},
-		"pods have devices by prefix": {config.LocalTraffic{Mode: config.InterfaceNamePrefix, InterfaceNamePrefix: "cali"}, []string{"cali123"}},
+		"pods have devices by prefix": {config.LocalTraffic{Mode: config.InterfaceNamePrefix, InterfaceNamePrefix: "cali"}, []string{"cali123", "cali456"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pod := map[string]bool{}
@@ -48,6 +56,12 @@ func TestPacketDevices(t *testing.T) {
 				{Index: 7, Name: "cali123", Pod: pod["cali123"]},
 				{Index: 8, Name: "virbr0"},
 				{Index: 10, Name: "bond0"},
+				{Index: 13, Name: "eth3"},
+				{Index: 14, Name: "wg1", NoLinkHeader: true},
+				{Index: 15, Name: "bond1"},
+				{Index: 17, Name: "br1"},
+				{Index: 18, Name: "vnet2", EgressOnly: true},
+				{Index: 19, Name: "cali456", Pod: pod["cali456"]},
 			}
 			if diff := cmp.Diff(want, packetDevices(network, tt.local)); diff != "" {
 				t.Error(diff)

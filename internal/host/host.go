@@ -87,7 +87,7 @@ func sources(network model.Network, node model.Node, config plan.Config) []Sourc
 			all = append(all, Source{Family: family, Addr: addr})
 		}
 		for _, d := range network.Devices {
-			if addr := first(d, family); addr.IsValid() && d.Up && !d.Loopback {
+			if addr := deviceSource(network, d, family); addr.IsValid() && d.Up && !d.Loopback {
 				all = append(all, Source{Device: d.Index, Family: family, Addr: addr})
 			}
 		}
@@ -96,6 +96,21 @@ func sources(network model.Network, node model.Node, config plan.Config) []Sourc
 		return cmp.Or(cmp.Compare(a.Device, b.Device), cmp.Compare(a.Family, b.Family))
 	})
 	return all
+}
+
+// deviceSource is a device's first address; of one that has none in a VRF, the
+// VRF's, as the kernel would choose (inet_select_addr).
+func deviceSource(network model.Network, d model.Device, family model.Family) netip.Addr {
+	addr := first(d, family)
+	if addr.IsValid() || d.Master == 0 {
+		return addr
+	}
+	for _, master := range network.Devices {
+		if master.VRF && master.Up && master.Index == d.Master {
+			return first(master, family)
+		}
+	}
+	return addr
 }
 
 // mainSource is the node's primary address if it has it; else the first that

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -17,16 +18,18 @@ import (
 )
 
 // network makes a network of "eth0 192.0.2.1 2001:db8::1": a device with its
-// addresses, numbered from 1. A word of its own, "down", is no address; lo is
-// the loopback device.
+// addresses, numbered from 1. Words of their own, "down" and "in2" (a member of
+// device 2), are no addresses; lo is the loopback device, vrf a VRF.
 func network(devices ...string) model.Network {
 	var n model.Network
 	for i, text := range devices {
 		words := strings.Fields(text)
-		d := model.Device{Index: i + 1, Name: words[0], Up: true, Loopback: words[0] == "lo"}
+		d := model.Device{Index: i + 1, Name: words[0], Up: true, Loopback: words[0] == "lo", VRF: words[0] == "vrf"}
 		for _, w := range words[1:] {
 			if w == "down" {
 				d.Up = false
+			} else if master, ok := strings.CutPrefix(w, "in"); ok {
+				d.Master, _ = strconv.Atoi(master)
 			} else {
 				d.Addresses = append(d.Addresses, netip.MustParseAddr(w))
 			}
@@ -132,6 +135,12 @@ func TestSources(t *testing.T) {
 		bind    string
 		want    []string
 	}{
+		"members of a VRF, one without an address": {
+			network: []string{"lo 127.0.0.1 ::1", "vrf 203.0.113.1", "eth0 in2", "eth1 in2 198.51.100.1", "eth2", "br0 192.0.2.9", "veth1 in6"},
+			node:    []string{"203.0.113.1"},
+			want: []string{"0 IPv4 203.0.113.1", "2 IPv4 203.0.113.1", "3 IPv4 203.0.113.1", "4 IPv4 198.51.100.1",
+				"6 IPv4 192.0.2.9"},
+		},
 		"each device its own": {
 			network: []string{"lo 127.0.0.1 ::1", "eth0 192.0.2.1 2001:db8::1", "eth1 198.51.100.1 198.51.100.2", "cni0 10.1.0.1"},
 			node:    []string{"192.0.2.1", "2001:db8::1"},

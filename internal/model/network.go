@@ -23,7 +23,11 @@ type Device struct {
 	LinkHeader bool
 	// Bridge: it is a bridge.
 	Bridge bool
-	// Master is the index of the bridge or bond that it is a port of; 0 for none.
+	// VRF: it stands for a routing domain. Its members' packets come and go by
+	// the members themselves, as if they had no master.
+	VRF bool
+	// Master is the index of the bridge, bond or VRF that it belongs to; 0 for
+	// none.
 	Master int
 	// Addresses are its own, those of the widest scope first, in the kernel's
 	// order otherwise: the first of a family is the one to send from.

@@ -157,6 +157,7 @@ func device(l netlink.Link, addrs []netlink.Addr) model.Device {
 		Loopback:   a.RawFlags&unix.IFF_LOOPBACK != 0,
 		LinkHeader: a.EncapType == "ether" || a.EncapType == "loopback",
 		Bridge:     l.Type() == "bridge",
+		VRF:        l.Type() == "vrf",
 		Master:     a.MasterIndex,
 	}
 	// Global scope before link scope: an address that nobody else can answer
@@ -175,6 +176,6 @@ func equal(a, b model.Network) bool {
 		same := slices.Equal(x.Addresses, y.Addresses)
 		x.Addresses, y.Addresses = nil, nil
 		return same && x.Index == y.Index && x.Name == y.Name && x.Up == y.Up && x.Loopback == y.Loopback &&
-			x.LinkHeader == y.LinkHeader && x.Bridge == y.Bridge && x.Master == y.Master
+			x.LinkHeader == y.LinkHeader && x.Bridge == y.Bridge && x.VRF == y.VRF && x.Master == y.Master
 	})
 }
