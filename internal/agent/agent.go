@@ -99,7 +99,7 @@ func run(ctx context.Context, o Options, given *handover) (err error) {
 		return err
 	}
 	verified := &tablesCheck{}
-	f := newFront(o, dp, tables, src, probe, verified)
+	f := newFront(o, dp, tables, src, append(packet.checks(), probe, verified)...)
 	if f.page, err = webPage(cfg, tables, store, log); err != nil {
 		return err
 	}

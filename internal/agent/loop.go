@@ -84,6 +84,8 @@ func (l *loop) run(ctx context.Context) error {
 			if err := l.handOver(ctx); err != nil {
 				return err
 			}
+		case <-l.packet.wanted():
+			l.devices()
 		case <-l.store.Changed():
 			if err := l.collect(ctx); err != nil {
 				return nil
@@ -214,7 +216,7 @@ func (l *loop) host() {
 // devices puts the packet path on the devices that there are.
 func (l *loop) devices() {
 	if network, known := l.store.Network(); l.packet != nil && known {
-		l.packet.follow(network, droppedRanges(l.planner.Config()))
+		l.report.metrics.RestoredDevices(l.packet.follow(network, droppedRanges(l.planner.Config())))
 	}
 }
 

@@ -20,6 +20,10 @@ type packetPath struct {
 	sysctl  sysctl
 	// reserved are the ports that the kernel was told of.
 	reserved host.Ports
+	// missing asks the loop to look at the devices.
+	missing chan struct{}
+	// restored is how much of Devices.Restored has been counted.
+	restored int
 }
 
 // packetOptions is what the configuration means for the packet programs.
@@ -65,7 +69,7 @@ func newPacketPath(dp *datapath.Datapath, c config.Config, log *slog.Logger) (*p
 		log.Error("DEGRADED, no packet path: NodePorts, load balancer addresses and external IPs are not served to clients outside, nor Services to pods whose sockets are not this kernel's; sockets on this node are served", "err", err)
 		return nil, devices.Close()
 	}
-	p := &packetPath{log: log, devices: devices, local: c.LocalTraffic, sysctl: sysctl(c.Kernel.Sysctl)}
+	p := &packetPath{log: log, devices: devices, local: c.LocalTraffic, sysctl: sysctl(c.Kernel.Sysctl), missing: make(chan struct{}, 1)}
 	p.lookAtPorts()
 	return p, nil
 }
@@ -83,10 +87,14 @@ func (p *packetPath) lookAtPorts() bool {
 	return changed
 }
 
-// follow puts the programs on the devices that the network has now.
-func (p *packetPath) follow(n model.Network, serviceRanges []netip.Prefix) {
+// follow puts the programs on the devices that the network has now, and returns
+// on how many of them they were missing.
+func (p *packetPath) follow(n model.Network, serviceRanges []netip.Prefix) (restored int) {
 	p.devices.SetServiceRanges(serviceRanges)
 	if err := p.devices.Set(packetDevices(n, p.local)); err != nil {
 		p.log.Warn("packet path incomplete", "err", err)
 	}
+	total := p.devices.Restored()
+	restored, p.restored = total-p.restored, total
+	return restored
 }

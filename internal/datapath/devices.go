@@ -7,11 +7,15 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"sync"
 
 	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -42,14 +46,19 @@ func (d Device) places() []place {
 // the agent and is taken over by the next. Programs of others stay, keep their
 // order, and run. Ours stand where kube-proxy's rules would: behind all others
 // of what comes in, in front of them of what goes out.
+//
+// Its methods are safe for concurrent use. They look at the network namespace of
+// the calling thread.
 type Devices struct {
 	dp   *Datapath
 	opts PacketOptions
-	how  attacher
 
+	mu       sync.Mutex
+	how      attacher
 	programs map[kind]*PacketPrograms
 	attached map[place]bool
 	have     map[int]Device // those that are done, by index
+	restored int
 }
 
 // kind is what programs differ in.
@@ -112,6 +121,8 @@ func (d *Datapath) Devices() (*Devices, error) {
 // not keep the others from being served; the error names each. One that is gone
 // meanwhile is no error. What somebody took away since is put back.
 func (v *Devices) Set(want []Device) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	var errs []error
 	v.dp.catchUp() // so that little is left to do once programs are replaced
 	wanted := map[place]bool{}
@@ -134,6 +145,8 @@ func (v *Devices) SetServiceRanges(ranges []netip.Prefix) {
 		v.dp.log.Warn("too many Service ranges: unassigned addresses of some are not dropped", "ranges", len(ranges), "room", serviceRanges)
 		ranges = ranges[:serviceRanges]
 	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	if slices.Equal(v.opts.ServiceRanges, ranges) {
 		return
 	}
@@ -146,14 +159,13 @@ func (v *Devices) SetServiceRanges(ranges []netip.Prefix) {
 }
 
 func (v *Devices) attach(dev Device) error {
+	missing := false
 	if have, ok := v.have[dev.Index]; ok && have == dev {
-		var err error
-		for _, at := range dev.places() {
-			err = errors.Join(err, v.how.check(at))
-		}
+		err := v.checkDevice(dev.Index, dev.places())
 		if err == nil {
 			return nil
 		}
+		missing = true
 		v.dp.log.Warn("programs were taken off a device; putting them back", "device", dev.Name, "err", err)
 	}
 	programs, err := v.load(kind{dev.NoLinkHeader, dev.Pod})
@@ -168,7 +180,18 @@ func (v *Devices) attach(dev Device) error {
 		v.attached[at] = true
 	}
 	v.have[dev.Index] = dev
+	if missing {
+		v.restored++
+	}
 	return nil
+}
+
+// Restored is how often a device had its programs put back, because somebody
+// had taken them off.
+func (v *Devices) Restored() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.restored
 }
 
 // put places a program by tcx, or, where the kernel has none, by clsact.
@@ -185,6 +208,8 @@ func (v *Devices) put(at place, prog *ebpf.Program) error {
 // Load loads the programs, so that a kernel that cannot carry them says so
 // before any device is looked at.
 func (v *Devices) Load() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	_, err := v.load(kind{})
 	return err
 }
@@ -207,6 +232,7 @@ func (v *Devices) load(k kind) (*PacketPrograms, error) {
 // earlier agent had put there among them, and whatever was attached in another
 // way than now.
 func (v *Devices) sweep(wanted map[place]bool) (errs []error) {
+	v.forget(wanted)
 	for _, how := range v.dp.pins.attachers() {
 		same := fmt.Sprintf("%T", how) == fmt.Sprintf("%T", v.how)
 		if same {
@@ -215,19 +241,27 @@ func (v *Devices) sweep(wanted map[place]bool) (errs []error) {
 		places, err := how.places()
 		errs = append(errs, err)
 		for _, at := range places {
-			if same && wanted[at] {
-				continue
+			if !same || !wanted[at] {
+				errs = append(errs, how.remove(at))
 			}
-			if same {
-				delete(v.attached, at)
-				if !wanted[place{at.ifindex, egress}] {
-					delete(v.have, at.ifindex)
-				}
-			}
-			errs = append(errs, how.remove(at))
 		}
 	}
 	return errs
+}
+
+// forget makes the books of what is wanted only. A device that is gone takes its
+// programs with it, and another may get its number.
+func (v *Devices) forget(wanted map[place]bool) {
+	for at := range v.attached {
+		if !wanted[at] {
+			delete(v.attached, at)
+		}
+	}
+	for ifindex := range v.have {
+		if !wanted[place{ifindex, egress}] {
+			delete(v.have, ifindex)
+		}
+	}
 }
 
 // flowSeedMap is the pin of the flow hash's secret.
@@ -258,19 +292,52 @@ func (d *Datapath) flowSeed() (seed uint64, err error) {
 	return seed, nil
 }
 
-// Check reports what is wrong: an attachment that somebody took away.
+// Check reports what is wrong: an attachment that somebody took away. That a
+// device is gone is not.
 func (v *Devices) Check() error {
-	var errs []error
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	all := map[int][]place{}
 	for at := range v.attached {
-		if err := v.how.check(at); err != nil {
-			errs = append(errs, fmt.Errorf("device %d, %s: %w", at.ifindex, at.direction, err))
+		all[at.ifindex] = append(all[at.ifindex], at)
+	}
+	var errs []error
+	for _, ifindex := range slices.Sorted(maps.Keys(all)) {
+		if err := v.checkDevice(ifindex, all[ifindex]); err != nil {
+			name := v.have[ifindex].Name
+			if name == "" {
+				name = strconv.Itoa(ifindex)
+			}
+			errs = append(errs, fmt.Errorf("device %s: %w", name, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
+// checkDevice says what is wrong at places of one device.
+func (v *Devices) checkDevice(ifindex int, places []place) error {
+	var errs []error
+	for _, at := range places {
+		if err := v.how.check(at); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", at.direction, err))
+		}
+	}
+	if len(errs) > 0 && deviceGone(ifindex) {
+		return nil
+	}
+	return errors.Join(errs...)
+}
+
+func deviceGone(ifindex int) bool {
+	_, err := netlink.LinkByIndex(ifindex)
+	var gone netlink.LinkNotFoundError
+	return errors.As(err, &gone)
+}
+
 // Close gives up this process's hold; what is attached goes on.
 func (v *Devices) Close() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	errs := []error{v.how.close()}
 	for _, p := range v.programs {
 		errs = append(errs, p.Close())

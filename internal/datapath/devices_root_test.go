@@ -4,6 +4,7 @@ package datapath
 
 import (
 	"errors"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -326,6 +327,56 @@ func TestCheckNoticesADetachedDevice(t *testing.T) {
 		check(t, n.v.Set([]Device{n.eth0})) // puts it back
 		check(t, n.v.Check())
 		n.want(egress, "beeline_egress")
+		if n.v.Restored() != 1 {
+			t.Errorf("programs were put back %d times, want once", n.v.Restored())
+		}
+	})
+}
+
+// A device that is gone takes its programs with it, and the next one with its
+// number never had any.
+func TestCheckForgetsADeviceThatIsGone(t *testing.T) {
+	eachWay(t, func(t *testing.T, n *node) {
+		check(t, n.v.Set([]Device{n.eth0}))
+		eth0, err := netlink.LinkByName("eth0")
+		check(t, err)
+		check(t, netlink.LinkDel(eth0))
+		check(t, n.v.Check())
+		check(t, n.v.Set([]Device{n.eth0})) // not noticed yet
+		check(t, n.v.Check())
+		check(t, n.v.Set(nil))
+		check(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth1", Index: n.eth0.Index}, PeerName: "eth2"}))
+		check(t, n.v.Check())
+		if n.v.Restored() != 0 {
+			t.Errorf("programs were put back %d times", n.v.Restored())
+		}
+		next := Device{Index: n.eth0.Index, Name: "eth1"}
+		check(t, n.v.Set([]Device{next}))
+		check(t, n.v.Check())
+		n.want(egress, "beeline_egress")
+	})
+}
+
+// A link that is not pinned would end with the agent.
+func TestRemovedPinsComeBack(t *testing.T) {
+	eachWay(t, func(t *testing.T, n *node) {
+		if n.clsact {
+			return // filters have no pins
+		}
+		check(t, n.v.Set([]Device{n.eth0}))
+		check(t, os.RemoveAll(n.dp.pins.devices()))
+		if err := n.v.Check(); err == nil || !strings.Contains(err.Error(), "device eth0: ") {
+			t.Errorf("got %v, want eth0 to be named", err)
+		}
+		check(t, n.v.Set([]Device{n.eth0}))
+		check(t, n.v.Check())
+		if n.v.Restored() != 1 {
+			t.Errorf("programs were put back %d times, want once", n.v.Restored())
+		}
+		n.close()
+		n.want(ingress, "beeline_ingress")
+		n.want(egress, "beeline_egress")
+		n.reopen()
 	})
 }
 

@@ -37,6 +37,8 @@ func (d *Datapath) SetHandover(h Handover) error {
 // SetHandover replaces the programs on every device. One whose device is gone is
 // no error.
 func (v *Devices) SetHandover(h Handover) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	v.opts.Handover = h
 	var errs []error
 	for _, p := range v.programs {

@@ -36,7 +36,7 @@ func (t *tcx) put(at place, prog *ebpf.Program) error {
 		if err := l.Update(prog); err != nil {
 			return fmt.Errorf("replace program: %w", err)
 		}
-		return nil
+		return t.pinAgain(at)
 	}
 	if l, err = attachTCX(at, prog); err != nil {
 		return err
@@ -45,6 +45,30 @@ func (t *tcx) put(at place, prog *ebpf.Program) error {
 		_ = l.Close()
 		return fmt.Errorf("pin link: %w", err)
 	}
+	t.links[at] = l
+	return nil
+}
+
+// pinAgain pins a link whose pin somebody removed: the kernel would end it with
+// this agent.
+func (t *tcx) pinAgain(at place) error {
+	pinned, err := exists(t.pins.device(at))
+	if err != nil || pinned {
+		return err
+	}
+	info, err := t.links[at].Info()
+	if err != nil {
+		return fmt.Errorf("pin link again: %w", err)
+	}
+	l, err := link.NewFromID(info.ID) // this one does not take itself for pinned
+	if err != nil {
+		return fmt.Errorf("pin link again: %w", err)
+	}
+	if err := errors.Join(os.MkdirAll(t.pins.devices(), 0o700), l.Pin(t.pins.device(at))); err != nil {
+		_ = l.Close()
+		return fmt.Errorf("pin link again: %w", err)
+	}
+	_ = t.links[at].Close()
 	t.links[at] = l
 	return nil
 }
@@ -108,8 +132,14 @@ func (t *tcx) check(at place) error {
 	if t.links[at] == nil {
 		return errNotAttached
 	}
-	return attachedTo(t.links[at], at)
+	pinned, err := exists(t.pins.device(at))
+	if err == nil && !pinned {
+		err = errNotPinned
+	}
+	return errors.Join(attachedTo(t.links[at], at), err)
 }
+
+var errNotPinned = errors.New("its pin is gone: it would end with this agent")
 
 func (t *tcx) places() (all []place, err error) {
 	entries, err := os.ReadDir(t.pins.devices())

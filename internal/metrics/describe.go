@@ -156,6 +156,8 @@ func (b *builder) kernel(m *Metrics, reads Reads) {
 		"Writes to kernel maps that failed. They are tried again.")
 	m.drifted = b.counter("beeline_map_drift_total",
 		"Entries of kernel maps that somebody else had changed, found when all were read back. They are repaired.")
+	m.restoredDevices = b.counter("beeline_devices_restored_total",
+		"Devices whose packet programs somebody else had taken off. They are put back within seconds.")
 	m.heldServices = b.gauge("beeline_services_held",
 		"Services of which an update is held, because it takes most backends from many of them at once.")
 	m.failingServices = b.gauge("beeline_services_failing",

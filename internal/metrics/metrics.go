@@ -29,6 +29,7 @@ type Metrics struct {
 	mapEntries, mapCapacity, refusals, restored   *prometheus.GaugeVec
 	mapWrites                                     *prometheus.CounterVec
 	mapSyscalls, writeFailures, drifted           prometheus.Counter
+	restoredDevices                               prometheus.Counter
 	failingServices, heldServices, sourceProblems prometheus.Gauge
 	endedSockets                                  prometheus.Counter
 	missedSockets                                 prometheus.Gauge
@@ -149,6 +150,10 @@ func (m *Metrics) WriteFailed(writes int) { m.writeFailures.Add(float64(writes))
 
 // Drifted counts entries of kernel maps that were not what they were left as.
 func (m *Metrics) Drifted(entries int) { m.drifted.Add(float64(entries)) }
+
+// RestoredDevices counts devices that had their programs put back, because
+// somebody had taken them off.
+func (m *Metrics) RestoredDevices(devices int) { m.restoredDevices.Add(float64(devices)) }
 
 // EndedSockets counts sockets that were ended, and says how many more should be.
 func (m *Metrics) EndedSockets(ended, missed int) {

@@ -123,6 +123,7 @@ func TestOwnMetrics(t *testing.T) {
 	m.WriteFailed(5)
 	m.SetFailing(6)
 	m.EndedSockets(8, 10)
+	m.RestoredDevices(11)
 	m.SetHeld(12)
 	m.SetSourceProblems(7)
 	m.SetRefusals(map[string]int{"FrontendConflict": 1, "AddressRefused": 1})
@@ -137,6 +138,7 @@ func TestOwnMetrics(t *testing.T) {
 		`beeline_check_passing{check="programs"}`:                          "1",
 		`beeline_check_passing{check="self-test"}`:                         "0",
 		`beeline_services_held`:                                            "12",
+		`beeline_devices_restored_total`:                                   "11",
 		`beeline_config_needs_restart`:                                     "2",
 		`beeline_config_rejected`:                                          "1",
 		`beeline_datapath_events_total{event="no_backend"}`:                "3",

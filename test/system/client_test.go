@@ -33,7 +33,7 @@ const clientVariable = "BEELINE_TEST_CLIENT"
 type job struct {
 	// Kind is "connect": a new connection a millisecond, and an answer on it;
 	// "stream": one connection, on which everything comes back; "datagrams": the
-	// same by UDP.
+	// same by UDP; "ask tcp" and "ask udp": who answers, once.
 	Kind, Addr string
 }
 
@@ -41,6 +41,7 @@ type job struct {
 type account struct {
 	Done, Failed int
 	First        string // what was wrong first
+	Name         string // who answered
 }
 
 // client is a running client.
@@ -96,11 +97,34 @@ func runClient(text string) int {
 	}()
 	o := map[string]func(string, <-chan struct{}) account{
 		"connect": connectAgain, "stream": stream, "datagrams": datagrams,
+		"ask tcp": askOnce("tcp"), "ask udp": askOnce("udp"),
 	}[j.Kind](j.Addr, stop)
 	if err := json.NewEncoder(os.Stdout).Encode(o); err != nil {
 		return 1
 	}
 	return 0
+}
+
+// askAsOutsider asks from a process on a node without an agent, which nobody
+// translates for: what comes back did so packet by packet.
+func askAsOutsider(outside *node, network, addr string) (name string, err error) {
+	outside.t.Helper()
+	c := startClient(outside.t, outside.NS, outside.Cgroup, job{"ask " + network, addr})
+	var o account
+	check(outside.t, c.out.Decode(&o))
+	if o.Failed > 0 {
+		return "", errors.New(o.First)
+	}
+	return o.Name, nil
+}
+
+func askOnce(network string) func(string, <-chan struct{}) account {
+	return func(addr string, _ <-chan struct{}) (o account) {
+		name, err := ask(network, addr)
+		o.Name = name
+		o.note(err)
+		return o
+	}
 }
 
 // clientPatience is how long a client waits. A SYN that is lost is sent again

@@ -160,13 +160,33 @@ func becomeWatched(agent string) error {
 const oldKernelVariable = "BEELINE_TEST_OLD_KERNEL"
 
 func becomeOld(agent string) error {
-	runtime.LockOSThread()
-	filter := []unix.SockFilter{
+	return becomeFiltered(agent, []unix.SockFilter{
 		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS},
 		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_BPF, Jf: 1},
 		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)},
 		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
-	}
+	})
+}
+
+// noTCXVariable makes this test's binary an agent that can make no bpf_link. If
+// its sockets' hooks have theirs already, that is to it a kernel without tcx.
+const noTCXVariable = "BEELINE_TEST_NO_TCX"
+
+func becomeWithoutTCX(agent string) error {
+	const firstArgument, linkCreate = 16, 28 // of struct seccomp_data, of enum bpf_cmd
+	return becomeFiltered(agent, []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_BPF, Jf: 3},
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: firstArgument},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: linkCreate, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EINVAL)},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	})
+}
+
+// becomeFiltered becomes an agent whose system calls a filter judges.
+func becomeFiltered(agent string, filter []unix.SockFilter) error {
+	runtime.LockOSThread()
 	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
 	if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&prog))); errno != 0 {
 		return fmt.Errorf("seccomp: %w", errno)

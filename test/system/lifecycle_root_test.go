@@ -104,7 +104,7 @@ func (n *node) awaitNodePorts(outside *node) {
 	n.t.Helper()
 	for _, addr := range []string{n.V4.String(), "[" + n.V6.String() + "]"} {
 		eventually(n.t, 10*time.Second, func() error {
-			_, err := from(outside.NS, "tcp", addr+":30080")
+			_, err := askAsOutsider(outside, "tcp", addr+":30080")
 			return err
 		})
 	}
@@ -171,7 +171,7 @@ func (n *node) awaitOnly(outside *node, pod *lab.Pod) {
 	n.t.Helper()
 	eventually(n.t, 10*time.Second, func() error {
 		for range 20 {
-			name, err := from(outside.NS, "tcp", n.V4.String()+":30080")
+			name, err := askAsOutsider(outside, "tcp", n.V4.String()+":30080")
 			if err != nil || name != pod.Name {
 				return fmt.Errorf("%s answers, %w", name, err)
 			}

@@ -24,29 +24,34 @@ func nodePortService(name string, vips []string, pods ...*lab.Pod) string {
 	return strings.Replace(text, "port: 53, protocol: UDP", "port: 53, nodePort: 30053, protocol: UDP", 1)
 }
 
-// from asks from a namespace, outside any served cgroup's reach in effect: the
-// address is a node's, which the socket hooks leave alone.
+// from asks from a namespace. The process is in the cgroup that the first node's
+// agent serves.
 func from(ns *lab.Namespace, network, addr string) (name string, err error) {
 	err = ns.Do(func() error {
-		c, err := net.DialTimeout(network, addr, 2*time.Second)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = c.Close() }()
-		if err := c.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
-			return err
-		}
-		if network == "udp" {
-			if _, err := io.WriteString(c, "who"); err != nil {
-				return err
-			}
-		}
-		buf := make([]byte, 64)
-		n, err := c.Read(buf)
-		name = string(buf[:n])
+		name, err = ask(network, addr)
 		return err
 	})
 	return name, err
+}
+
+// ask asks from where the thread is, and returns who answered.
+func ask(network, addr string) (string, error) {
+	c, err := net.DialTimeout(network, addr, 2*time.Second)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = c.Close() }()
+	if err := c.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
+		return "", err
+	}
+	if network == "udp" {
+		if _, err := io.WriteString(c, "who"); err != nil {
+			return "", err
+		}
+	}
+	buf := make([]byte, 64)
+	n, err := c.Read(buf)
+	return string(buf[:n]), err
 }
 
 func TestNodePortsFromOutside(t *testing.T) {
@@ -62,7 +67,7 @@ func TestNodePortsFromOutside(t *testing.T) {
 		t.Run(a.network+" "+a.addr, func(t *testing.T) {
 			seen := map[string]int{}
 			for range 30 {
-				name, err := from(outside.NS, a.network, a.addr)
+				name, err := askAsOutsider(outside, a.network, a.addr)
 				check(t, err)
 				seen[name]++
 			}

@@ -38,6 +38,10 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, becomeOld(agent))
 		os.Exit(1)
 	}
+	if agent, ok := os.LookupEnv(noTCXVariable); ok {
+		fmt.Fprintln(os.Stderr, becomeWithoutTCX(agent))
+		os.Exit(1)
+	}
 	if agent, ok := os.LookupEnv(crashVariable); ok {
 		fmt.Fprintln(os.Stderr, becomeWatched(agent))
 		os.Exit(1)
