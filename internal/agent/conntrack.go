@@ -3,10 +3,13 @@
 package agent
 
 import (
+	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -45,6 +48,7 @@ func conntrackSettings(c config.Conntrack, cpus int) map[string]int {
 		if c.MaxPerCore*cpus > maxTracked {
 			want["max"] = maxTracked
 		}
+		want["buckets"] = want["max"] / 4
 	}
 	for name, d := range map[string]time.Duration{
 		"tcp_timeout_established": c.TCPEstablished,
@@ -64,29 +68,61 @@ func conntrackSettings(c config.Conntrack, cpus int) map[string]int {
 
 // setConntrack tunes the system's connection tracking as kube-proxy does: what
 // netfilter tracks, it tracks for as long as before. A system without conntrack
-// needs nothing; one that does not let us, such as an unprivileged container,
-// keeps what it has.
+// needs nothing; one that does not let us, such as a container whose /proc/sys is
+// read-only, keeps what it has.
 //
 // It returns what it has changed.
 func setConntrack(root sysctl, c config.Conntrack, log *slog.Logger) map[string]setting {
 	changed := map[string]setting{}
-	for name, value := range conntrackSettings(c, runtime.NumCPU()) {
+	var kept []string
+	var errs []error
+	want := conntrackSettings(c, onlineCPUs("/sys/devices/system/cpu/online"))
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		value := want[name]
 		have, err := root.get(netfilter + name)
 		switch {
 		case os.IsNotExist(err):
 			continue
-		case err == nil && (have == value || name == "max" && have > value):
+		case err == nil && (have == value || atLeast(name) && have > value):
 			continue
 		}
-		before := setting{have, value}
 		if err := root.set(netfilter+name, value); err != nil {
-			log.Info("the system's connection tracking keeps its setting", "setting", "nf_conntrack_"+name,
-				"value", have, "configured", value, "err", err)
+			kept = append(kept, fmt.Sprintf("nf_conntrack_%s=%d (configured: %d)", name, have, value))
+			errs = append(errs, err)
 			continue
 		}
-		changed[name] = before
+		changed[name] = setting{have, value}
+	}
+	if len(kept) > 0 {
+		log.Warn("the system's connection tracking keeps its settings; in a container, mount the node's /proc/sys/net and say where with --sysctl-root, as the Helm chart does, or configure conntrack.* as the node has it",
+			"kept", strings.Join(kept, ", "), "err", errs[0])
 	}
 	return changed
+}
+
+// atLeast are settings that may be larger than is asked for.
+func atLeast(name string) bool { return name == "max" || name == "buckets" }
+
+// onlineCPUs counts the node's, not those that the agent may run on; file lists
+// them as "0-3,5".
+func onlineCPUs(file string) (n int) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return runtime.NumCPU()
+	}
+	for part := range strings.SplitSeq(strings.TrimSpace(string(text)), ",") {
+		first, last, isRange := strings.Cut(part, "-")
+		if !isRange {
+			last = first
+		}
+		from, err1 := strconv.Atoi(first)
+		to, err2 := strconv.Atoi(last)
+		if err1 != nil || err2 != nil || to < from {
+			return runtime.NumCPU()
+		}
+		n += to - from + 1
+	}
+	return n
 }
 
 // flowTimeouts are how long the packet path keeps silent flows: as configured,

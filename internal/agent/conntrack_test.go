@@ -3,9 +3,12 @@
 package agent
 
 import (
+	"bytes"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -32,13 +35,14 @@ func fakeSysctl(t *testing.T, settings map[string]int) sysctl {
 
 func TestConntrackIsSetAsKubeProxySetsIt(t *testing.T) {
 	root := fakeSysctl(t, map[string]int{
-		"max": 1 << 21, "tcp_timeout_established": 432000, "tcp_timeout_close_wait": 60, "tcp_be_liberal": 0, "udp_timeout": 30,
+		"max": 1 << 21, "buckets": 1024, "tcp_timeout_established": 432000, "tcp_timeout_close_wait": 60, "tcp_be_liberal": 0, "udp_timeout": 30,
 	})
 	c := config.Default().Conntrack
 	c.UDPUnreplied = 10 * time.Second
 	setConntrack(root, c, slog.New(slog.DiscardHandler))
 	for name, want := range map[string]int{
 		"max":                     1 << 21, // more than is asked for stays
+		"buckets":                 max(c.Min, c.MaxPerCore*onlineCPUs("/sys/devices/system/cpu/online")) / 4,
 		"tcp_timeout_established": 86400,
 		"tcp_timeout_close_wait":  3600,
 		"tcp_be_liberal":          0,
@@ -61,6 +65,43 @@ func TestConntrackMax(t *testing.T) {
 		if got := conntrackSettings(config.Conntrack{MaxPerCore: c.perCore, Min: c.min}, c.cpus)["max"]; got != c.want {
 			t.Errorf("%+v: got %d", c, got)
 		}
+	}
+}
+
+func TestOnlineCPUs(t *testing.T) {
+	for text, want := range map[string]int{"0\n": 1, "0-3\n": 4, "0-1,3,8-15\n": 11, "": runtime.NumCPU(), "all\n": runtime.NumCPU(), "3-1\n": runtime.NumCPU()} {
+		file := filepath.Join(t.TempDir(), "online")
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if got := onlineCPUs(file); got != want {
+			t.Errorf("%q: %d, want %d", text, got, want)
+		}
+	}
+	if got := onlineCPUs("/none"); got != runtime.NumCPU() {
+		t.Errorf("without the file: %d", got)
+	}
+}
+
+// In a container /proc/sys is read-only: one message says all that stays, and
+// what to do.
+func TestConntrackThatMayNotBeSet(t *testing.T) {
+	root := fakeSysctl(t, map[string]int{"tcp_timeout_established": 432000, "tcp_timeout_close_wait": 60})
+	for _, name := range []string{"tcp_timeout_established", "tcp_timeout_close_wait"} {
+		// A folder cannot be written, not even by root.
+		path := filepath.Join(string(root), netfilter+name)
+		if err := errors.Join(os.Remove(path), os.Mkdir(path, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var log bytes.Buffer
+	if changed := setConntrack(root, config.Default().Conntrack, slog.New(slog.NewTextHandler(&log, nil))); len(changed) != 0 {
+		t.Errorf("changed %v", changed)
+	}
+	text := log.String()
+	if strings.Count(text, "\n") != 1 || !strings.Contains(text, "level=WARN") || !strings.Contains(text, "--sysctl-root") ||
+		!strings.Contains(text, "nf_conntrack_tcp_timeout_established") || !strings.Contains(text, "nf_conntrack_tcp_timeout_close_wait") {
+		t.Errorf("it says:\n%s", text)
 	}
 }
 
@@ -104,5 +145,16 @@ func TestListeningPorts(t *testing.T) {
 	}
 	if ports != want {
 		t.Error("not the ports 8080, 9999, 53 and 56")
+	}
+}
+
+// The agent may have been in a container, and cleanup be on the node.
+func TestCleanupFindsTheSettings(t *testing.T) {
+	there := fakeSysctl(t, nil)
+	if got := there.here(); got != there {
+		t.Errorf("got %s, want %s", got, there)
+	}
+	if got := sysctl("/host/proc/sys").here(); got != "/proc/sys" {
+		t.Errorf("got %s", got)
 	}
 }

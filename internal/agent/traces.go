@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/beeline-net/beeline/internal/config"
 	"github.com/beeline-net/beeline/internal/datapath"
@@ -57,6 +58,15 @@ func (h *handover) tune(c config.Config) {
 	}
 }
 
+// here is where that folder is for this process: the agent may have been in a
+// container, and this one on the node.
+func (s sysctl) here() sysctl {
+	if _, err := os.Stat(filepath.Join(string(s), "net")); err != nil {
+		return "/proc/sys"
+	}
+	return s
+}
+
 // write leaves the traces for cleanup and for later agents.
 func (t traces) write(pins datapath.Pins) error {
 	text, err := json.Marshal(t)
@@ -73,9 +83,10 @@ func Undo(pins datapath.Pins) (func() error, error) {
 	t, err := readTraces(pins)
 	return func() error {
 		var errs []error
+		root := t.Sysctl.here()
 		for name, s := range t.Settings {
-			if have, err := t.Sysctl.get(netfilter + name); err == nil && have == s.After && s.Before != s.After {
-				errs = append(errs, t.Sysctl.set(netfilter+name, s.Before))
+			if have, err := root.get(netfilter + name); err == nil && have == s.After && s.Before != s.After {
+				errs = append(errs, root.set(netfilter+name, s.Before))
 			}
 		}
 		for _, file := range t.Files {

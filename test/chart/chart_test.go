@@ -72,6 +72,8 @@ func TestValuesReachTheAgent(t *testing.T) {
 		{"as it is", "", []string{"agent", "--config=/var/lib/kube-proxy/config.conf", "--node-name=$(NODE_NAME)"}, []string{"--config=/etc/beeline/config.yaml", "--master="}},
 		{"no kube-proxy", "kubeProxy: {configMap: ''}\napiServer: {url: 'https://10.0.0.1:6443'}", []string{"--master=https://10.0.0.1:6443"}, []string{"--config=/var/lib/kube-proxy/config.conf"}},
 		{"cgroup v1 beside v2", "cgroupRoot: /sys/fs/cgroup/unified", []string{"--cgroup-root=/sys/fs/cgroup/unified"}, nil},
+		{"conntrack", "", []string{"--sysctl-root=/host/proc/sys"}, nil},
+		{"conntrack left alone", "conntrackSettings: false", nil, []string{"--sysctl-root=/host/proc/sys"}},
 		{"another BPF file system", "bpffs: /run/bpf", []string{"--bpffs=/run/bpf"}, nil},
 		{"settings", "config: {masquerade: {all: true}}", []string{"--config=/etc/beeline/config.yaml", "--config=/var/lib/kube-proxy/config.conf"}, nil},
 		{"arguments", "extraArgs: ['--v=4']", []string{"--v=4"}, nil},
