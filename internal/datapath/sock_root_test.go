@@ -343,7 +343,7 @@ func TestUDPOneSocketTooManyServices(t *testing.T) {
 	}
 }
 
-func TestNoEndpointsRefusesAtOnce(t *testing.T) {
+func TestA22NoEndpointsRefusesAtOnce(t *testing.T) {
 	w := newWorld(t)
 	w.open()
 	for i, f := range families {

@@ -128,7 +128,7 @@ func TestAddresses(t *testing.T) {
 }
 
 // Pains A36: the source of what leaves is one that the other side can answer to.
-func TestSources(t *testing.T) {
+func TestA36Sources(t *testing.T) {
 	for name, c := range map[string]struct {
 		network []string
 		node    []string

@@ -43,7 +43,7 @@ func opened(t *testing.T, kernel map[string]*ebpf.Map) *tables.Tables {
 
 // A number that is gone and comes again must not have a generation that somebody
 // may still remember (pains A31).
-func TestGenerationsGoOnAfterAMapHasShrunkAndGrown(t *testing.T) {
+func TestA31GenerationsGoOnAfterAMapHasShrunkAndGrown(t *testing.T) {
 	large := kernelMaps(t)
 	before := opened(t, large)
 	for range 5 { // numbers 0 and 100: generation 5, and free again

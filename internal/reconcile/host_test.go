@@ -265,7 +265,7 @@ func TestHostOrder(t *testing.T) {
 }
 
 // Pains A32: an address that is added costs what it needs, and nothing else.
-func TestOneAddressCostsItsEntryOnly(t *testing.T) {
+func TestA32OneAddressCostsItsEntryOnly(t *testing.T) {
 	w := newWorld(t, maps.NewMemory(maps.Sizes{Packet: maps.PacketSizes{LocalAddrs: 2000}}))
 	var many host.Tables
 	for i := range 1000 {

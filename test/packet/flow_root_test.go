@@ -67,7 +67,7 @@ func (p *pair) age(d time.Duration) {
 
 // A3: a UDP flow leaves a removed backend on its next datagram, with nobody
 // sweeping.
-func TestUDPFlowLeavesRemovedBackend(t *testing.T) {
+func TestA3UDPFlowLeavesRemovedBackend(t *testing.T) {
 	for _, s := range sides {
 		p := newPair(t, s, UDP)
 		f := opening(UDP, p.client, p.vip)
@@ -106,7 +106,7 @@ func TestFlowSeenLaterThanNowIsFresh(t *testing.T) {
 }
 
 // A14: what drains keeps its flows, and gets no new ones.
-func TestFlowKeepsDrainingBackend(t *testing.T) {
+func TestA14FlowKeepsDrainingBackend(t *testing.T) {
 	eachProtocol(t, func(t *testing.T, s side, proto uint8) {
 		p := newPair(t, s, proto)
 		f := opening(proto, p.client, p.vip)
@@ -120,7 +120,7 @@ func TestFlowKeepsDrainingBackend(t *testing.T) {
 }
 
 // kube-proxy leaves a TCP connection to a removed endpoint alone.
-func TestTCPFlowSurvivesRemovedBackend(t *testing.T) {
+func TestA14TCPFlowSurvivesRemovedBackend(t *testing.T) {
 	for _, s := range sides {
 		p := newPair(t, s, TCP)
 		f := opening(TCP, p.client, p.vip)
@@ -133,7 +133,7 @@ func TestTCPFlowSurvivesRemovedBackend(t *testing.T) {
 
 // A7: the same client port again. While the connection lives, a SYN is one sent
 // again; once it ends or its backend is gone, a new one.
-func TestSYNOnExistingFlow(t *testing.T) {
+func TestA7SYNOnExistingFlow(t *testing.T) {
 	fin := func(f Frame) Frame { f.Flags = FIN | ACK; return f }
 	tests := []struct {
 		name string
@@ -172,7 +172,7 @@ func TestSYNOnExistingFlow(t *testing.T) {
 
 // A10: a reset proves nothing. The connection goes on if it goes on, even after
 // it fell silent for longer than a reset one is kept.
-func TestStrayResetKillsNothing(t *testing.T) {
+func TestA10StrayResetKillsNothing(t *testing.T) {
 	for _, s := range sides {
 		p := newPair(t, s, TCP)
 		f := opening(TCP, p.client, p.vip)
@@ -194,7 +194,7 @@ func TestStrayResetKillsNothing(t *testing.T) {
 }
 
 // A10: no flow begins with a reset.
-func TestResetWithoutFlowIsDropped(t *testing.T) {
+func TestA10ResetWithoutFlowIsDropped(t *testing.T) {
 	for _, s := range sides {
 		p := newPair(t, s, TCP)
 		f := opening(TCP, p.client, p.vip)
@@ -208,7 +208,7 @@ func TestResetWithoutFlowIsDropped(t *testing.T) {
 
 // A16: a connection that nobody remembers goes to a backend, which resets it:
 // an answer at once instead of a black hole.
-func TestUnknownConnectionReachesABackend(t *testing.T) {
+func TestA16UnknownConnectionReachesABackend(t *testing.T) {
 	for _, s := range sides {
 		p := newPair(t, s, TCP)
 		seen := p.goes("data", goesOn(opening(TCP, p.client, p.vip)), p.first)
@@ -221,7 +221,7 @@ func TestUnknownConnectionReachesABackend(t *testing.T) {
 }
 
 // A16: silence alone ends no TCP connection that nobody needed the place of.
-func TestIdleTCPConnectionGoesOn(t *testing.T) {
+func TestA16IdleTCPConnectionGoesOn(t *testing.T) {
 	for _, s := range sides {
 		p := newPair(t, s, TCP)
 		f := opening(TCP, p.client, p.vip)
@@ -246,7 +246,7 @@ func TestSilentUDPFlowIsBalancedAnew(t *testing.T) {
 }
 
 // A31: the number of a removed backend may be another Service's by now.
-func TestReusedBackendNumberIsNotTheOldBackend(t *testing.T) {
+func TestA31ReusedBackendNumberIsNotTheOldBackend(t *testing.T) {
 	for _, s := range sides {
 		p := newPair(t, s, UDP)
 		f := opening(UDP, p.client, p.vip)
@@ -263,7 +263,7 @@ func TestReusedBackendNumberIsNotTheOldBackend(t *testing.T) {
 
 // A8: one client port, two frontends, one backend that sees the client: it must
 // be able to tell the two apart.
-func TestSameClientPortThroughTwoFrontends(t *testing.T) {
+func TestA8SameClientPortThroughTwoFrontends(t *testing.T) {
 	eachProtocol(t, func(t *testing.T, s side, proto uint8) {
 		w := newWorld(t, datapath.PacketOptions{})
 		pod := &endpoint{at: port(s.localPod, 8080), local: true}
@@ -294,7 +294,7 @@ func TestSameClientPortThroughTwoFrontends(t *testing.T) {
 // A9: the answer to a connection whose source port is a NodePort, because
 // somebody's masquerading left it alone, is no request to that NodePort. The
 // stack gets it, and resets it if it belongs to nobody.
-func TestConnectionFromANodePortsNumber(t *testing.T) {
+func TestA9ConnectionFromANodePortsNumber(t *testing.T) {
 	for _, s := range sides {
 		any := netip.IPv4Unspecified()
 		if s.family == 6 {
@@ -327,7 +327,7 @@ func TestUnknownConnectionsLeftToTheStack(t *testing.T) {
 }
 
 // A9: source NAT takes no port that somebody reserved.
-func TestSourceNATAvoidsReservedPorts(t *testing.T) {
+func TestA9SourceNATAvoidsReservedPorts(t *testing.T) {
 	w := newWorld(t, datapath.PacketOptions{SNATPorts: [2]uint16{6400, 6463}})
 	s := sides[0]
 	w.put(abi.MapReservedPorts, uint32(100), ^uint64(1<<5)) // all but 6405
@@ -360,7 +360,7 @@ func TestSourceNATAvoidsReservedPorts(t *testing.T) {
 
 // A4: a flood of opened connections may use up the table, but takes nothing
 // from those that are established.
-func TestFloodDoesNotEvictEstablished(t *testing.T) {
+func TestA4FloodDoesNotEvictEstablished(t *testing.T) {
 	for _, s := range sides {
 		w := newWorld(t, datapath.PacketOptions{})
 		w.addService(&svc{

@@ -74,7 +74,7 @@ func assemble(t *testing.T, pieces []Frame) Frame {
 }
 
 // A27: every fragment goes where the first one went, there and back.
-func TestFragments(t *testing.T) {
+func TestA27Fragments(t *testing.T) {
 	for _, s := range sides {
 		w := newWorld(t, datapath.PacketOptions{})
 		w.addService(&svc{
@@ -122,7 +122,7 @@ func TestFragments(t *testing.T) {
 // One that comes before its first fragment comes in again, as it is, and is then
 // translated. If the first one does not come, it is dropped and counted after a
 // moment where its address is a Service's; the node's own go on to the stack.
-func TestEarlyFragments(t *testing.T) {
+func TestA27EarlyFragments(t *testing.T) {
 	for _, s := range sides {
 		w := newWorld(t, datapath.PacketOptions{})
 		w.shop(s)
@@ -161,7 +161,7 @@ func (w *world) wantAgain(what string, f Frame) {
 }
 
 // A27: datagrams of four kilobytes whose fragments come in reverse.
-func TestFragmentsInReverse(t *testing.T) {
+func TestA27FragmentsInReverse(t *testing.T) {
 	w := newWired(t, datapath.PacketOptions{})
 	for _, s := range wires {
 		for _, e := range []*endpoint{{at: port(s.localPod, podPort), local: true}, {at: port(s.remotePod, podPort)}} {

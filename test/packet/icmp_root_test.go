@@ -36,7 +36,7 @@ func icmpError(from netip.Addr, about Frame, kind struct{ v4, v6 [2]uint8 }, n i
 
 // A15: errors find their way through the translation in both directions, with
 // the quoted packet as their receiver knows it.
-func TestICMPErrors(t *testing.T) {
+func TestA15ICMPErrors(t *testing.T) {
 	for name, kind := range icmpKinds {
 		for _, remote := range []bool{false, true} {
 			eachProtocol(t, func(t *testing.T, s side, proto uint8) {

@@ -302,29 +302,33 @@ func testNodePortWithSockets(t *testing.T, w *wired) {
 	}
 }
 
-// A pod whose sockets we do not see, such as a virtual machine's, by way of the
-// programs on its device; also to itself (pains A25).
-func TestPodClient(t *testing.T) {
+// A17: a pod whose sockets we do not see, such as a virtual machine's, by way of
+// the programs on its device.
+func TestA17PodClient(t *testing.T) {
+	testPodClient(t, func(s side) (*endpoint, netip.Addr) { return &endpoint{at: port(s.remotePod, podPort)}, s.localPod })
+}
+
+// A25: such a pod reaches itself through its own Service.
+func TestA25PodReachesItself(t *testing.T) {
+	testPodClient(t, func(s side) (*endpoint, netip.Addr) {
+		return &endpoint{at: port(s.localPod, podPort), local: true}, s.podGateway
+	})
+}
+
+// testPodClient lets pod 1 ask for a backend, which sees somebody.
+func testPodClient(t *testing.T, to func(side) (backend *endpoint, sees netip.Addr)) {
 	w := newWired(t, datapath.PacketOptions{})
 	for _, s := range wires {
-		gateway := s.podGateway
-		w.put(abi.MapEgressAddrs, abi.NewEgressKey(w.index("pod"), s.family == 6), abi.Addr(gateway))
-		w.localAddr(gateway, abi.LocalAddrHere)
+		w.put(abi.MapEgressAddrs, abi.NewEgressKey(w.index("pod"), s.family == 6), abi.Addr(s.podGateway))
+		w.localAddr(s.podGateway, abi.LocalAddrHere)
 		for network, proto := range map[string]uint8{"tcp": TCP, "udp": UDP} {
-			for name, test := range map[string]struct {
-				to   *endpoint
-				sees netip.Addr
-			}{
-				"another node's pod": {&endpoint{at: port(s.remotePod, podPort)}, s.localPod},
-				"itself":             {&endpoint{at: port(s.localPod, podPort), local: true}, gateway},
-			} {
-				w.nodePort++
-				vip := port(s.vip, w.nodePort)
-				w.addService(&svc{proto: proto, frontends: []netip.AddrPort{vip}, flags: abi.FlagClusterIP, endpoints: []*endpoint{test.to}})
-				backend, seen, err := exchangeFrom(w.pod1, network, vip, []byte("hello"))
-				if err != nil || backend != test.to.at || seen.Addr() != test.sees {
-					t.Errorf("IPv%d %s to %s: answered by %v, which saw %v: %v; counters %v", s.family, network, name, backend, seen, err, w.counters())
-				}
+			e, sees := to(s.side)
+			w.nodePort++
+			vip := port(s.vip, w.nodePort)
+			w.addService(&svc{proto: proto, frontends: []netip.AddrPort{vip}, flags: abi.FlagClusterIP, endpoints: []*endpoint{e}})
+			backend, seen, err := exchangeFrom(w.pod1, network, vip, []byte("hello"))
+			if err != nil || backend != e.at || seen.Addr() != sees {
+				t.Errorf("IPv%d %s: answered by %v, which saw %v: %v; counters %v", s.family, network, backend, seen, err, w.counters())
 			}
 		}
 	}
@@ -345,7 +349,7 @@ func (w *wired) index(dev string) (index int) {
 
 // A server that serves its node's own address (hostNetwork), next to and away
 // from the node that is asked (pains A24).
-func TestHostNetworkBackend(t *testing.T) {
+func TestA24HostNetworkBackend(t *testing.T) {
 	w := newWired(t, datapath.PacketOptions{})
 	for _, s := range wires {
 		w.serve(w.node1, s.node)
@@ -372,7 +376,7 @@ func TestHostNetworkBackend(t *testing.T) {
 // checksum to the device. (All namespaces being in one machine, the refusal may
 // come while connect() still holds the socket; then Linux believes it when it
 // comes again, on the SYN that is sent again after a second.)
-func TestRefusalReachesSockets(t *testing.T) {
+func TestA22RefusalReachesSockets(t *testing.T) {
 	w := newWired(t, datapath.PacketOptions{})
 	for _, s := range wires {
 		for network, proto := range map[string]uint8{"tcp": TCP, "udp": UDP} {
@@ -409,7 +413,7 @@ func TestBulkTransfer(t *testing.T) {
 
 // A15: path MTU discovery through the translation. The client's link takes less
 // than the pods', so the router refuses what the backends answer with.
-func TestPathMTUDiscovery(t *testing.T) {
+func TestA15PathMTUDiscovery(t *testing.T) {
 	w := newWired(t, datapath.PacketOptions{})
 	check(t, w.router.Do(func() error { return setMTU("client", 1400) }))
 	for _, s := range wires {
@@ -424,7 +428,7 @@ func TestPathMTUDiscovery(t *testing.T) {
 
 // The same towards the backends: the stack of either node finds the way to the
 // pod too narrow, or the programs do, whose way leads past the stack.
-func TestPathMTUDiscoveryTowardsBackends(t *testing.T) {
+func TestA15PathMTUDiscoveryTowardsBackends(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		local bool
@@ -485,7 +489,7 @@ func setMTU(dev string, mtu int) error {
 }
 
 // A27: datagrams larger than the MTU, there and back.
-func TestLargeDatagrams(t *testing.T) {
+func TestA27LargeDatagrams(t *testing.T) {
 	w := newWired(t, datapath.PacketOptions{})
 	for _, s := range wires {
 		for _, e := range []*endpoint{{at: port(s.localPod, podPort), local: true}, {at: port(s.remotePod, podPort)}} {
@@ -498,7 +502,7 @@ func TestLargeDatagrams(t *testing.T) {
 }
 
 // A26: the first packet to a neighbour that nobody has asked for yet arrives.
-func TestUnknownNeighbour(t *testing.T) {
+func TestA26UnknownNeighbour(t *testing.T) {
 	w := newWired(t, datapath.PacketOptions{})
 	for _, s := range wires {
 		at := w.nodePortService(s.side, UDP, 0, &endpoint{at: port(s.remotePod, podPort)})
@@ -525,7 +529,7 @@ func flushNeighbours() error {
 }
 
 // A35: what the programs do not serve works as without them.
-func TestOtherTrafficWorks(t *testing.T) {
+func TestA35OtherTrafficWorks(t *testing.T) {
 	w := newWired(t, datapath.PacketOptions{RefuseUnknownPorts: true})
 	for _, s := range wires {
 		for _, network := range []string{"tcp", "udp"} {

@@ -25,7 +25,7 @@ func (w *world) shop(s side) {
 }
 
 // Headers before the transport header move it, and stay (pains A40).
-func TestHeadersInBetween(t *testing.T) {
+func TestA40HeadersInBetween(t *testing.T) {
 	eachProtocol(t, func(t *testing.T, s side, proto uint8) {
 		w := newWorld(t, datapath.PacketOptions{})
 		w.shop(s)
@@ -93,7 +93,7 @@ func TestNoLinkHeader(t *testing.T) {
 }
 
 // A35: what is not ours goes on as it is.
-func TestNotOursIsUntouched(t *testing.T) {
+func TestA35NotOursIsUntouched(t *testing.T) {
 	w := newWorld(t, datapath.PacketOptions{RefuseUnknownPorts: true})
 	for _, s := range sides {
 		w.shop(s)

@@ -17,7 +17,7 @@ var ranges = []netip.Prefix{
 
 // A23, A38: an address of a Service range that no Service has is dropped for
 // new connections, from outside, from pods and from this node; nothing else is.
-func TestUnassignedServiceAddress(t *testing.T) {
+func TestA38UnassignedServiceAddress(t *testing.T) {
 	w := newWorld(t, datapath.PacketOptions{RefuseUnknownPorts: true, ServiceRanges: ranges})
 	for _, s := range sides {
 		w.shop(s)
@@ -98,7 +98,7 @@ func TestMartians(t *testing.T) {
 }
 
 // A9, D7: nor a port that is a NodePort, from whichever range these are taken.
-func TestSourceNATAvoidsNodePorts(t *testing.T) {
+func TestA9SourceNATAvoidsNodePorts(t *testing.T) {
 	w := newWorld(t, datapath.PacketOptions{SNATPorts: [2]uint16{30000, 30003}})
 	for _, s := range sides {
 		any := netip.IPv4Unspecified()

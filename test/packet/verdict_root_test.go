@@ -41,7 +41,7 @@ func (w *world) wantError(got, about Frame, v4, v6 [2]uint8) {
 	}
 }
 
-func TestNoEndpointsRefuses(t *testing.T) {
+func TestA22NoEndpointsRefuses(t *testing.T) {
 	eachProtocol(t, func(t *testing.T, s side, proto uint8) {
 		w := newWorld(t, datapath.PacketOptions{})
 		w.addService(&svc{proto: proto, frontends: []netip.AddrPort{port(s.vip, 80)}, flags: abi.FlagLoadBalancer})
@@ -97,7 +97,7 @@ func TestLocalPolicyWithoutLocalEndpointDrops(t *testing.T) {
 
 // Clients inside the cluster are not bound by the external policy, and keep
 // their address if they are pods (pains A13).
-func TestLocalPolicyShortCircuitsForPods(t *testing.T) {
+func TestA13LocalPolicyShortCircuitsForPods(t *testing.T) {
 	for _, s := range sides {
 		w := newWorld(t, datapath.PacketOptions{PodDevice: true})
 		w.addService(&svc{
@@ -127,7 +127,7 @@ func TestPodRangesTellPods(t *testing.T) {
 	}
 }
 
-func TestSourceRanges(t *testing.T) {
+func TestA33SourceRanges(t *testing.T) {
 	eachProtocol(t, func(t *testing.T, s side, proto uint8) {
 		w := newWorld(t, datapath.PacketOptions{})
 		open := &svc{
@@ -249,7 +249,7 @@ func TestMasquerade(t *testing.T) {
 
 // A24: a process of this node sees its clients as they are. From the node's own
 // address the stack would take no packet.
-func TestNoSourceNATToTheNodeItself(t *testing.T) {
+func TestA24NoSourceNATToTheNodeItself(t *testing.T) {
 	for _, opts := range []datapath.PacketOptions{{PodDevice: true}, {MasqueradeLocal: true}, {MasqueradeAll: true}} {
 		for _, s := range sides {
 			w := newWorld(t, opts)

@@ -158,7 +158,7 @@ func whole(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 // A36 and multi-homed nodes: requests come in by one device and replies leave
 // by another; what goes to a backend by the second device has its address, and
 // what comes back there is known.
-func TestMultiHomed(t *testing.T) {
+func TestA36MultiHomed(t *testing.T) {
 	w := newWired(t, datapath.PacketOptions{})
 	w.secondUplink(func(s side, gateway netip.Addr) []*netlink.Route {
 		return []*netlink.Route{
@@ -192,7 +192,7 @@ func TestMultiHomed(t *testing.T) {
 
 // A36: the way to a backend is that of the node's routing rules, not only that
 // of its main table.
-func TestPolicyRouting(t *testing.T) {
+func TestA36PolicyRouting(t *testing.T) {
 	const table = 100
 	w := newWired(t, datapath.PacketOptions{})
 	w.secondUplink(func(s side, gateway netip.Addr) []*netlink.Route {
@@ -223,7 +223,7 @@ func TestPolicyRouting(t *testing.T) {
 
 // A28: whatever the devices leave to one another of checksums and segments, what
 // arrives is whole. Without offloads every checksum is real, and looked at.
-func TestOffloadsOnAndOff(t *testing.T) {
+func TestA28OffloadsOnAndOff(t *testing.T) {
 	for _, off := range [][]string{nil, {"client"}, {"client", "router", "node1", "pod1", "pod2", "node2"}} {
 		t.Run(fmt.Sprint(off), func(t *testing.T) {
 			w := newWired(t, datapath.PacketOptions{})
@@ -353,14 +353,40 @@ func noChecksumErrors(name string) error {
 }
 
 // A32: an address that the node gets later serves NodePorts once the table has
-// it; one that is taken away does not any more. A34: one number is two NodePorts,
-// of TCP and of UDP.
-func TestNodePortOnLateAddress(t *testing.T) {
+// it; one that is taken away does not any more.
+func TestA32NodePortOnLateAddress(t *testing.T) {
 	w := newWorld(t, datapath.PacketOptions{})
 	for _, s := range sides {
 		any := netip.IPv4Unspecified()
 		if s.family == 6 {
 			any = netip.IPv6Unspecified()
+		}
+		at := port(s.localPod, 8080)
+		w.addService(&svc{
+			proto: TCP, frontends: []netip.AddrPort{port(any, 30053)}, flags: abi.FlagNodePort,
+			endpoints: []*endpoint{{at: at, local: true}},
+		})
+		late := s.node.Next()
+		f := opening(TCP, port(s.client, 40000), port(late, 30053))
+		w.wantUntouched("not yet", w.in(f), w.frame(f).Bytes())
+		w.localAddr(late, abi.LocalAddrHere|abi.LocalAddrNodePort)
+		want := f
+		want.Dst = at
+		w.want("now", w.in(f), pass, want)
+		check(t, w.maps[abi.MapLocalAddrs].Delete(abi.Addr(late)))
+		f.Src = port(s.client, 40001)
+		w.wantUntouched("not any more", w.in(f), w.frame(f).Bytes())
+	}
+}
+
+// A34: one number is two NodePorts, of TCP and of UDP, and none on loopback: what
+// comes from outside and names it is dropped.
+func TestA34OneNumberForTwoProtocols(t *testing.T) {
+	w := newWorld(t, datapath.PacketOptions{})
+	for _, s := range sides {
+		any, loopback := netip.IPv4Unspecified(), addr("127.0.0.1")
+		if s.family == 6 {
+			any, loopback = netip.IPv6Unspecified(), netip.IPv6Loopback()
 		}
 		pods := map[uint8]netip.AddrPort{TCP: port(s.localPod, 8080), UDP: port(s.localPod, 5353)}
 		for proto, at := range pods {
@@ -369,18 +395,12 @@ func TestNodePortOnLateAddress(t *testing.T) {
 				endpoints: []*endpoint{{at: at, local: true}},
 			})
 		}
-		late := s.node.Next()
-		f := opening(TCP, port(s.client, 40000), port(late, 30053))
-		w.wantUntouched("not yet", w.in(f), w.frame(f).Bytes())
-		w.localAddr(late, abi.LocalAddrHere|abi.LocalAddrNodePort)
 		for proto, at := range pods {
-			f := opening(proto, port(s.client, 40000), port(late, 30053))
+			f := opening(proto, port(s.client, 40000), port(s.node, 30053))
 			want := f
 			want.Dst = at
-			w.want("now", w.in(f), pass, want)
+			w.want("NodePort", w.in(f), pass, want)
+			w.wantDrop("on loopback", w.in(opening(proto, port(s.client, 40000), port(loopback, 30053))), "martian")
 		}
-		check(t, w.maps[abi.MapLocalAddrs].Delete(abi.Addr(late)))
-		f.Src = port(s.client, 40001)
-		w.wantUntouched("not any more", w.in(f), w.frame(f).Bytes())
 	}
 }

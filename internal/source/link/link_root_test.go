@@ -17,7 +17,7 @@ import (
 )
 
 // Pains A32: an address or device that comes later is known at once.
-func TestFollowsAddressesAndDevices(t *testing.T) {
+func TestA32FollowsAddressesAndDevices(t *testing.T) {
 	lab.RequireRoot(t)
 	l, err := lab.New(fmt.Sprintf("link%d", os.Getpid()))
 	check(t, err)
