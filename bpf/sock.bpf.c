@@ -248,12 +248,12 @@ static __always_inline enum sock_result sock_sendmsg(struct bpf_sock_addr *ctx,
 						     struct sock_dest *d)
 {
 	struct sock_dest vip = *d;
-	struct udp_flow *flow = NULL;
 	struct udp_flows *flows;
 	struct lb_choice choice;
+	bool connected = false;
 	enum verdict verdict;
+	struct udp_flow *flow;
 	struct frontend *f;
-	bool connected;
 
 	f = sock_frontend(ctx, d);
 	if (!f)
@@ -267,8 +267,6 @@ static __always_inline enum sock_result sock_sendmsg(struct bpf_sock_addr *ctx,
 			    flow == udp_flow_connected(flows);
 		if (flow && udp_reuse(flow, connected, f, d))
 			return SOCK_TRANSLATED;
-		if (connected) /* it tells that the socket must be ended */
-			flow = NULL;
 	} else if (!config_refuse_new) {
 		count(COUNTER_UDP_NO_STORAGE);
 	}
@@ -287,9 +285,15 @@ static __always_inline enum sock_result sock_sendmsg(struct bpf_sock_addr *ctx,
 	default:
 		return SOCK_UNTOUCHED;
 	}
-	if (flows)
+	if (flows) {
+		/* Looked for again: a pointer that is kept across the choice
+		 * makes the verifier walk through that once for each value. */
+		flow = NULL;
+		if (!connected) /* it tells that the socket must be ended */
+			flow = udp_flow_by_vip(flows, &vip.addr, vip.port);
 		udp_flow_write(flow ?: udp_flow_unused(flows), &vip.addr,
 			       vip.port, &choice);
+	}
 	d->addr = choice.addr;
 	d->port = choice.port;
 	return SOCK_TRANSLATED;
