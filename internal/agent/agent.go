@@ -59,11 +59,28 @@ func Run(ctx context.Context, o Options) error {
 func run(ctx context.Context, o Options, given *handover) (err error) {
 	started := time.Now()
 	cfg, log := o.Config.Config, o.Log
-	dp, err := datapath.Open(datapathOptions(cfg, given.inForce, log))
+	store := snapshot.New(time.Now)
+	src, err := newSource(cfg, store, log)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	defer func() { cancel(); _ = g.Wait() }()
+	g.Go(func() error { return src.run(ctx) }) // lists arrive while programs are loaded
+	dp, err := datapath.Prepare(datapathOptions(cfg, given.inForce, log))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, dp.Close()) }()
+	packet, err := newPacketPath(ctx, dp, cfg, store, src.server, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, packet.close()) }()
+	if err := dp.Attach(); err != nil {
+		return err
+	}
 	tables, err := maps.New(dp.Maps())
 	if err != nil {
 		return err
@@ -82,16 +99,7 @@ func run(ctx context.Context, o Options, given *handover) (err error) {
 	if err := rec.Restore(ctx); err != nil {
 		return fmt.Errorf("restore from the kernel: %w", err)
 	}
-	store := snapshot.New(time.Now)
-	src, err := newSource(cfg, store, log)
-	if err != nil {
-		return err
-	}
 	probe, err := newSelfTest()
-	if err != nil {
-		return err
-	}
-	packet, err := newPacketPath(dp, cfg, log)
 	if err != nil {
 		return err
 	}
@@ -130,16 +138,11 @@ func run(ctx context.Context, o Options, given *handover) (err error) {
 		report:       f.reporter(src, started),
 	}
 	l.report.held = func() int { return len(l.hold.held) }
-	for _, u := range rec.Usage() {
-		f.metrics.Restored(u.Table, u.Used)
-	}
+	f.restored(rec.Usage())
 
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return src.run(ctx) })
 	g.Go(func() error { tellNames(ctx, cfg.Kernel.BPFFS, store, log); return nil })
 	g.Go(func() error { return l.run(ctx) })
 	if packet != nil {
-		defer func() { err = errors.Join(err, packet.devices.Close()) }()
 		g.Go(func() error { return (&link.Source{Set: store.SetNetwork, Log: log}).Run(ctx) })
 	}
 	if ends != nil {
@@ -198,6 +201,13 @@ func noHealthPort(node string, src source) func(health.Target, health.NodePort, 
 	return func(t health.Target, p health.NodePort, err error) {
 		src.event(t.Service, noHealthCheck,
 			fmt.Sprintf("node %s failed to start healthcheck %q on port %d: %v", node, t.Service, p.Port, err))
+	}
+}
+
+// restored tells what an earlier agent has left in the tables.
+func (f *front) restored(tables []reconcile.Usage) {
+	for _, u := range tables {
+		f.metrics.Restored(u.Table, u.Used)
 	}
 }
 

@@ -18,7 +18,9 @@ import (
 // works in the background, so that no change of Services waits for it. A nil
 // endings does nothing.
 type endings struct {
-	log  *slog.Logger
+	log *slog.Logger
+	// load gives pass.
+	load func() (pass func(context.Context) (terminate.Result, error), err error)
 	pass func(context.Context) (terminate.Result, error)
 	tell func(terminate.Result)
 	wake chan struct{} // has an element if a pass is asked for
@@ -45,12 +47,13 @@ func newEndings(dp *datapath.Datapath, tables *maps.Tables, c config.Config, log
 	if !c.Datapath.TerminateUDPSockets {
 		return nil
 	}
-	t, err := terminate.New(terminate.Options{Kernel: dp.Maps(), Tables: tables, Log: log})
-	if err != nil {
-		log.Warn("UDP sockets that are connected to removed backends are not ended", "err", err)
-		return nil
+	e.load = func() (func(context.Context) (terminate.Result, error), error) {
+		t, err := terminate.New(terminate.Options{Kernel: dp.Maps(), Tables: tables, Log: log})
+		if err != nil {
+			return nil, err
+		}
+		return t.UDP, nil
 	}
-	e.pass = t.UDP
 	return e
 }
 
@@ -74,12 +77,17 @@ func (e *endings) changed() {
 }
 
 // run works until ctx ends. It begins once the kernel has been told everything,
-// with what an earlier agent has left undone.
-func (e *endings) run(ctx context.Context, inStep <-chan struct{}) error {
+// with what an earlier agent has left undone; the programs that find sockets are
+// loaded then, because clients would wait for that.
+func (e *endings) run(ctx context.Context, inStep <-chan struct{}) (err error) {
 	select {
 	case <-ctx.Done():
 		return nil
 	case <-inStep:
+	}
+	if e.pass, err = e.load(); err != nil {
+		e.log.Warn("UDP sockets that are connected to removed backends are not ended", "err", err)
+		return nil
 	}
 	missing := false
 	for {

@@ -23,10 +23,12 @@ func runEndings(t *testing.T, took time.Duration, result terminate.Result, err e
 		e := &endings{
 			log: slog.New(slog.DiscardHandler), wake: make(chan struct{}, 1), tell: func(terminate.Result) {},
 			shortest: 100 * time.Millisecond, again: 10 * time.Second,
-			pass: func(context.Context) (terminate.Result, error) {
-				passes.Add(1)
-				time.Sleep(took)
-				return result, err
+			load: func() (func(context.Context) (terminate.Result, error), error) {
+				return func(context.Context) (terminate.Result, error) {
+					passes.Add(1)
+					time.Sleep(took)
+					return result, err
+				}, nil
 			},
 		}
 		ctx, stop := context.WithCancel(t.Context())

@@ -196,7 +196,7 @@ func (h *handover) count(seen *takeover.Seen, services []plan.Service) error {
 			return err
 		}
 	}
-	if h.packet == nil {
+	if !h.packet.there() {
 		seen.Unserved = unserved(services)
 	}
 	if h.request().Wish != takeover.Rollback {
@@ -231,7 +231,7 @@ func (h *handover) apply(want datapath.Handover) error {
 		h.grew = time.Now()
 	}
 	err := h.dp.SetHandover(want)
-	if h.packet != nil {
+	if h.packet.there() {
 		err = errors.Join(err, h.packet.devices.SetHandover(want))
 	}
 	if err != nil {

@@ -215,7 +215,7 @@ func (l *loop) host() {
 
 // devices puts the packet path on the devices that there are.
 func (l *loop) devices() {
-	if network, known := l.store.Network(); l.packet != nil && known {
+	if network, known := l.store.Network(); known && l.packet.there() {
 		l.report.metrics.RestoredDevices(l.packet.follow(network, droppedRanges(l.planner.Config())))
 	}
 }

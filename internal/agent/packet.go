@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"context"
 	"log/slog"
 	"net/netip"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/beeline-net/beeline/internal/datapath"
 	"github.com/beeline-net/beeline/internal/host"
 	"github.com/beeline-net/beeline/internal/model"
+	"github.com/beeline-net/beeline/internal/snapshot"
 )
 
 // packetPath keeps the packet programs on this node's devices. The loop owns it.
@@ -24,6 +26,13 @@ type packetPath struct {
 	missing chan struct{}
 	// restored is how much of Devices.Restored has been counted.
 	restored int
+	// loaded is closed when the kernel has taken the programs, or has not. Until
+	// then devices is the loading goroutine's.
+	loaded chan struct{}
+	stop   context.CancelFunc // gives up waiting to load
+	// failed is why it has not; read it when loaded is closed.
+	failed error
+	said   bool
 }
 
 // packetOptions is what the configuration means for the packet programs.
@@ -55,9 +64,10 @@ func packetOptions(c config.Config) *datapath.PacketOptions {
 	}
 }
 
-// newPacketPath prepares it, or returns nil if it is not wanted or cannot be had:
-// sockets are served all the same.
-func newPacketPath(dp *datapath.Datapath, c config.Config, log *slog.Logger) (*packetPath, error) {
+// newPacketPath prepares it and begins to load its programs, beside all else
+// that a start has to wait for. It returns nil if it is not wanted. server is
+// source.server.
+func newPacketPath(ctx context.Context, dp *datapath.Datapath, c config.Config, store *snapshot.Store, server netip.Addr, log *slog.Logger) (*packetPath, error) {
 	if !c.Datapath.PacketPath {
 		return nil, nil
 	}
@@ -65,13 +75,47 @@ func newPacketPath(dp *datapath.Datapath, c config.Config, log *slog.Logger) (*p
 	if err != nil {
 		return nil, err
 	}
-	if err := devices.Load(); err != nil {
-		log.Error("DEGRADED, no packet path: NodePorts, load balancer addresses and external IPs are not served to clients outside, nor Services to pods whose sockets are not this kernel's; sockets on this node are served", "err", err)
-		return nil, devices.Close()
+	p := &packetPath{
+		log: log, devices: devices, local: c.LocalTraffic, sysctl: sysctl(c.Kernel.Sysctl),
+		missing: make(chan struct{}, 1), loaded: make(chan struct{}),
 	}
-	p := &packetPath{log: log, devices: devices, local: c.LocalTraffic, sysctl: sysctl(c.Kernel.Sysctl), missing: make(chan struct{}, 1)}
 	p.lookAtPorts()
+	ctx, p.stop = context.WithCancel(ctx)
+	go func() {
+		defer close(p.loaded)
+		select {
+		case <-ctx.Done():
+			p.failed, p.said = ctx.Err(), true
+		case <-store.RangesKnown(): // which the programs are made for
+			devices.SetServiceRanges(droppedRanges(completed(planConfig(c), store, server)))
+			p.failed = devices.Load()
+		}
+	}()
 	return p, nil
+}
+
+// there waits until the programs are loaded, and tells whether they could be:
+// if not, sockets are served all the same. p may be nil.
+func (p *packetPath) there() bool {
+	if p == nil {
+		return false
+	}
+	<-p.loaded
+	if p.failed != nil && !p.said {
+		p.said = true
+		p.log.Error("DEGRADED, no packet path: NodePorts, load balancer addresses and external IPs are not served to clients outside, nor Services to pods whose sockets are not this kernel's; sockets on this node are served", "err", p.failed)
+	}
+	return p.failed == nil
+}
+
+// close gives the devices up; what is attached goes on. p may be nil.
+func (p *packetPath) close() error {
+	if p == nil {
+		return nil
+	}
+	p.stop()
+	<-p.loaded
+	return p.devices.Close()
 }
 
 // lookAtPorts reports whether the ports that source NAT keeps off are others

@@ -81,12 +81,26 @@ type Datapath struct {
 	moving *move
 }
 
-// Open takes the pin folder, opens or makes the maps, and attaches the
-// programs, replacing those of an earlier agent in place. It fails without
-// touching anything if another agent runs here or serves the same cgroup.
+// Open is Prepare and Attach.
 func Open(opts Options) (*Datapath, error) { return open(NewPins(opts.BPFFS), opts) }
 
-func open(pins Pins, opts Options) (_ *Datapath, err error) {
+func open(pins Pins, opts Options) (*Datapath, error) {
+	d, err := prepare(pins, opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.Attach(); err != nil {
+		_ = d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// Prepare takes the pin folder and opens or makes the maps. It fails without
+// touching anything if another agent runs here or serves the same cgroup.
+func Prepare(opts Options) (*Datapath, error) { return prepare(NewPins(opts.BPFFS), opts) }
+
+func prepare(pins Pins, opts Options) (_ *Datapath, err error) {
 	d := &Datapath{
 		pins:  pins,
 		opts:  opts,
@@ -133,16 +147,19 @@ func open(pins Pins, opts Options) (_ *Datapath, err error) {
 			return nil, err
 		}
 	}
-	if err := d.openOrCreateMaps(opts.MapSizes); err != nil {
-		return nil, err
-	}
+	return d, d.openOrCreateMaps(opts.MapSizes)
+}
+
+// Attach loads and attaches the socket programs, replacing those of an earlier
+// agent in place. Devices may load the packet path's at the same time.
+func (d *Datapath) Attach() error {
 	if err := d.attach(); err != nil {
-		return nil, err
+		return err
 	}
-	if opts.Packet != nil { // its programs are still those of the last agent
-		return d, nil
+	if d.opts.Packet != nil { // its programs are still those of the last agent
+		return nil
 	}
-	return d, d.settle()
+	return d.settle()
 }
 
 // Maps returns the open maps by their name in package abi. They belong to the

@@ -102,6 +102,7 @@ func (s *Store) ReplaceServiceCIDRs(all []model.ServiceCIDR) {
 		for _, c := range all {
 			s.setServiceCIDR(c)
 		}
+		s.knowRanges()
 	})
 }
 

@@ -90,6 +90,7 @@ type Store struct {
 	cidrs    map[model.Name][]netip.Prefix
 	synced   [partCount]bool
 	read     bool
+	ranges   chan struct{} // closed once ServiceCIDRs may be gone by
 
 	dirty        map[model.Name]struct{}
 	dirtyNode    bool
@@ -117,6 +118,7 @@ func New(now func() time.Time) *Store {
 		services: map[model.Name]*entry{},
 		owners:   map[model.Name]model.Name{},
 		cidrs:    map[model.Name][]netip.Prefix{},
+		ranges:   make(chan struct{}),
 		dirty:    map[model.Name]struct{}{},
 	}
 }
@@ -127,6 +129,9 @@ func (s *Store) Synced(part Part) {
 	s.mu.Lock()
 	news := !s.synced[part]
 	s.synced[part] = true
+	if s.synced == [partCount]bool{true, true, true} {
+		s.knowRanges()
+	}
 	s.mu.Unlock()
 	if news {
 		s.signal()
@@ -240,6 +245,19 @@ func (s *Store) ServiceCIDRs() []netip.Prefix {
 	}
 	slices.SortFunc(all, func(a, b netip.Prefix) int { return cmp.Or(a.Addr().Compare(b.Addr()), a.Bits()-b.Bits()) })
 	return slices.Compact(all)
+}
+
+// RangesKnown returns a channel that is closed once ServiceCIDRs has been told,
+// or everything else, of which it may come after. It may change later.
+func (s *Store) RangesKnown() <-chan struct{} { return s.ranges }
+
+// knowRanges closes ranges. The lock is held.
+func (s *Store) knowRanges() {
+	select {
+	case <-s.ranges:
+	default:
+		close(s.ranges)
+	}
 }
 
 // Names returns the names of all Services that exist, sorted. A Service of

@@ -520,3 +520,36 @@ func BenchmarkRelist(b *testing.B) {
 		s.ReplaceSlices(slices)
 	}
 }
+
+// Whoever is made for the ranges waits for them, but not for ever: nobody has to
+// tell them.
+func TestRangesAreKnownOnceToldOrAllElseIs(t *testing.T) {
+	known := func(s *Store) bool {
+		select {
+		case <-s.RangesKnown():
+			return true
+		default:
+			return false
+		}
+	}
+	told := New(time.Now)
+	told.SetServiceCIDR(model.ServiceCIDR{Name: model.Name{Name: "one"}})
+	if known(told) {
+		t.Error("one range is not all")
+	}
+	told.ReplaceServiceCIDRs(nil)
+	told.ReplaceServiceCIDRs(nil)
+	if !known(told) {
+		t.Error("told that there are none, and not known")
+	}
+	silent := New(time.Now)
+	for part := range partCount {
+		if known(silent) {
+			t.Errorf("known before %v", part)
+		}
+		silent.Synced(part)
+	}
+	if !known(silent) {
+		t.Error("all else is known: nothing more need come")
+	}
+}
