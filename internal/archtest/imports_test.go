@@ -46,6 +46,7 @@ var floors = map[string]floor{
 	"terminate": {[]string{"abi", "maps"}, "judges sockets by the tables alone, whoever fills them"},
 	"inspect":   {[]string{"abi", "maps", "model", "plan"}, "reads what the kernel does, not what the agent meant"},
 	"probe":     {[]string{"abi", "datapath", "explain", "frame", "inspect", "maps", "model", "oracle", "plan", "source/kube", "source/link", "source/manifest"}, "asks everybody who knows, and lets explain put it together"},
+	"capture":   {[]string{"abi", "datapath", "inspect", "maps", "model"}, "looks at packets beside the programs, and names them as inspect does"},
 	"survey":    {[]string{"check", "datapath", "inspect", "maps", "netfilter", "plan"}, "looks at a node and judges nothing"},
 	"check":     {nil, "a pure judgement of facts"},
 	"netfilter": {nil, "reads other people's rules"},
@@ -61,7 +62,7 @@ var floors = map[string]floor{
 
 	"agent": {[]string{"abi", "config", "conntrack", "datapath", "explain", "health", "host", "inspect", "kubeproxy", "maps", "metrics", "model", "oracle", "plan", "podname", "reconcile", "snapshot", "source/kube", "source/link", "source/manifest", "source/object", "takeover", "terminate", "web"}, "the one place that wires the others together"},
 	"demo":  {[]string{"datapath", "inspect", "lab", "maps"}, "looks at agents from outside, as an operator does"},
-	"cli":   {[]string{"abi", "agent", "check", "config", "datapath", "demo", "explain", "inspect", "kubeproxy", "maps", "metrics", "model", "oracle", "podname", "probe", "shadow", "survey", "takeover"}, "verbs; what they do stands elsewhere"},
+	"cli":   {[]string{"abi", "agent", "capture", "check", "config", "datapath", "demo", "explain", "inspect", "kubeproxy", "maps", "metrics", "model", "oracle", "podname", "probe", "shadow", "survey", "takeover"}, "verbs; what they do stands elsewhere"},
 
 	"archtest": {nil, "reads files"},
 }
@@ -69,13 +70,14 @@ var floors = map[string]floor{
 // libraries has every module that the product imports, by the beginning of its
 // import paths: who may, and why only they.
 var libraries = map[string]floor{
-	"github.com/cilium/ebpf":               {[]string{"abi", "datapath", "maps", "probe", "survey", "terminate"}, "the kernel is behind these, so that all else can be tested without it"},
+	"github.com/cilium/ebpf":               {[]string{"abi", "capture", "datapath", "maps", "probe", "survey", "terminate"}, "the kernel is behind these, so that all else can be tested without it"},
 	"k8s.io/":                              {[]string{"config", "contract", "source/kube", "source/manifest", "source/object"}, "Kubernetes ends at the sources"},
 	"sigs.k8s.io/json":                     {[]string{"source/manifest"}, "Kubernetes ends at the sources"},
 	"sigs.k8s.io/yaml":                     {[]string{"cli", "config", "contract", "source/manifest"}, "YAML is for people and files, at the edge"},
 	"go.yaml.in/yaml/":                     {[]string{"source/manifest"}, "YAML is for people and files, at the edge"},
 	"github.com/vishvananda/":              {[]string{"conntrack", "datapath", "lab", "source/link", "terminate"}, "devices and namespaces are made in the lab only, and watched by one source; tc filters are the datapath's, sockets are ended by one package"},
-	"golang.org/x/sys/unix":                {[]string{"agent", "conntrack", "datapath", "demo", "kubeproxy", "lab", "maps", "netfilter", "podname", "probe", "source/kube", "source/link", "survey", "terminate"}, "system calls are made at the edges"},
+	"golang.org/x/sys/unix":                {[]string{"agent", "capture", "conntrack", "datapath", "demo", "kubeproxy", "lab", "maps", "netfilter", "podname", "probe", "source/kube", "source/link", "survey", "terminate"}, "system calls are made at the edges"},
+	"github.com/gopacket/gopacket":         {[]string{"capture"}, "writes files of packets"},
 	"github.com/google/nftables":           {[]string{"kubeproxy", "netfilter"}, "netfilter is read in one place"},
 	"golang.org/x/sync/":                   {[]string{"agent"}, "goroutines are started where all is wired"},
 	"github.com/fsnotify/fsnotify":         {[]string{"config", "source/manifest"}, "only files on disk are watched"},

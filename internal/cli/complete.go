@@ -53,6 +53,16 @@ func (g *global) completeTarget(_ *cobra.Command, args []string, begun string) (
 	return beginning(all, begun), cobra.ShellCompDirectiveNoFileComp
 }
 
+// completeServiceTarget completes svc/NAMESPACE/NAME.
+func (g *global) completeServiceTarget(_ *cobra.Command, args []string, begun string) (all []string, _ cobra.ShellCompDirective) {
+	if len(args) == 0 {
+		for _, s := range g.services() {
+			all = append(all, "svc/"+s)
+		}
+	}
+	return beginning(all, begun), cobra.ShellCompDirectiveNoFileComp
+}
+
 // frontends lists the addresses of one protocol.
 func (g *global) frontends(protocol string) (addrs []string) {
 	_ = g.read(func(t *maps.Tables) error {

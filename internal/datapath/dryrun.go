@@ -300,6 +300,9 @@ type DeviceProgram struct {
 	Tag       string
 }
 
+// Egress reports whether it gets what the device sends.
+func (dev DeviceProgram) Egress() bool { return direction(dev.Direction) == egress }
+
 // DevicePrograms lists our programs on the devices of this network namespace,
 // sorted by device; none where the packet path is off.
 func DevicePrograms(p Pins) ([]DeviceProgram, error) {

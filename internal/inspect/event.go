@@ -109,7 +109,7 @@ func (n *Names) event(e *abi.Event, offset time.Duration) Event {
 		Kind:     "unknown",
 		Hook:     hookName(e.Hook),
 		Protocol: protocolName(e.Asked.Protocol),
-		Service:  n.service(e.Service),
+		Service:  n.Service(e.Service),
 		Frontend: frontend.Address,
 		Ifindex:  e.Ifindex,
 		frontend: frontend.at.Addr(),

@@ -124,7 +124,7 @@ func (n *Names) flow(t *maps.Tables, f *abi.Flow, now uint64, timeouts *FlowTime
 		Protocol:    protocolName(asked.Protocol),
 		State:       flowStates()[flowTimeout(f)],
 		Client:      n.party(asked.Src, asked.Sport),
-		Service:     n.service(f.Service),
+		Service:     n.Service(f.Service),
 		Frontend:    frontend.Address,
 		Backend:     n.party(reply.Src, reply.Sport),
 		Local:       f.Flags&abi.FlowLocal != 0,

@@ -60,8 +60,8 @@ func NewNames(t *maps.Tables, pod func(netip.AddrPort) string, now func() time.T
 	return &Names{services: t.Services, pod: pod, now: now, known: map[uint32]namedPort{}}
 }
 
-// service names an index; nil if nobody has it.
-func (n *Names) service(index uint32) *ServicePort {
+// Service names an index; nil if nobody has it.
+func (n *Names) Service(index uint32) *ServicePort {
 	if index == abi.ServiceNone {
 		return nil
 	}
@@ -82,6 +82,11 @@ func (n *Names) service(index uint32) *ServicePort {
 	return &p.name
 }
 
+// Party names an end of a connection.
+func (n *Names) Party(at netip.AddrPort) Party {
+	return Party{Address: at.String(), Pod: n.pod(at), at: at}
+}
+
 // Party is one end of a connection.
 type Party struct {
 	Address string `json:"address,omitempty"`
@@ -92,8 +97,7 @@ type Party struct {
 }
 
 func (n *Names) party(addr abi.IP, port uint16) Party {
-	at := netip.AddrPortFrom(abi.NetIP(addr), abi.Port(port))
-	return Party{Address: at.String(), Pod: n.pod(at), at: at}
+	return n.Party(netip.AddrPortFrom(abi.NetIP(addr), abi.Port(port)))
 }
 
 func (p Party) String() string {

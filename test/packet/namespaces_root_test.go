@@ -33,6 +33,7 @@ import (
 type wired struct {
 	*world
 	client, router, node1, node2, pod1, pod2 *lab.Namespace
+	podProgs                                 *datapath.PacketPrograms // on the pod's device
 	nodePort                                 uint16
 	clsact                                   bool // attach by tc filters
 }
@@ -77,10 +78,10 @@ func newWired(t *testing.T, opts datapath.PacketOptions) *wired {
 	w.load(opts)
 	w.attach("eth0", w.progs)
 	opts.PodDevice = true
-	pods, err := datapath.LoadPacketPrograms(w.maps, opts)
+	w.podProgs, err = datapath.LoadPacketPrograms(w.maps, opts)
 	check(t, err)
-	t.Cleanup(func() { _ = pods.Close() })
-	w.attach("pod", pods)
+	t.Cleanup(func() { _ = w.podProgs.Close() })
+	w.attach("pod", w.podProgs)
 	return w
 }
 
