@@ -103,11 +103,12 @@ func run(ctx context.Context, o Options, given *handover) (err error) {
 	if err != nil {
 		return err
 	}
+	verified := &tablesCheck{}
+	f := newFront(o, dp, tables, src, append(packet.checks(), probe, verified)...)
+	given.ports = &f.ports
 	if err := given.attach(dp, tables, packet, probe); err != nil {
 		return err
 	}
-	verified := &tablesCheck{}
-	f := newFront(o, dp, tables, src, append(packet.checks(), probe, verified)...)
 	if f.page, err = webPage(cfg, tables, store, log); err != nil {
 		return err
 	}
@@ -172,6 +173,7 @@ type front struct {
 	checks    *health.Checks
 	readiness *health.Readiness
 	nodePorts *health.NodePorts
+	ports     ports
 	registry  *prometheus.Registry
 	metrics   *metrics.Metrics
 	page      http.Handler
@@ -186,6 +188,7 @@ func newFront(o Options, dp *datapath.Datapath, tables *maps.Tables, src source,
 	f.checks = health.NewChecks(time.Now, health.DefaultSchedule(), o.Log, f.all...)
 	f.readiness = health.NewReadiness(time.Now, 2*o.Config.Sync.Period, f.checks)
 	f.nodePorts = health.NewNodePorts(func() bool { return f.readiness.Report().Healthy() }, noHealthPort(o.Config.Node.Name, src), o.Log)
+	f.ports = newPorts(o, f.nodePorts)
 	f.metrics = metrics.New(f.registry, o.Build, metrics.Reads{
 		Events:       func() (map[string]uint64, error) { return readCounters(tables) },
 		Services:     readServices(tables, o.Config.Kernel.BPFFS),
@@ -263,8 +266,8 @@ func (f *front) run(ctx context.Context) error {
 		SetVerbosity: func(v int) { f.o.Level.Set(config.Logging{Verbosity: v}.Level()) },
 	}
 	servers := []health.Server{
-		{Name: "health", Addr: cfg.Health.Bind, Handler: f.readiness.Handler(health.Probed{Healthz: f.metrics.Healthz, Livez: f.metrics.Livez})},
-		{Name: "metrics", Addr: cfg.Metrics.Bind, Handler: status.Handler()},
+		{Name: "health", Addr: cfg.Health.Bind, Gate: f.ports.health, Handler: f.readiness.Handler(health.Probed{Healthz: f.metrics.Healthz, Livez: f.metrics.Livez})},
+		{Name: "metrics", Addr: cfg.Metrics.Bind, Gate: f.ports.metrics, Handler: status.Handler()},
 		{Name: "debug", Addr: cfg.Debug.Bind, Handler: f.page},
 	}
 	g, ctx := errgroup.WithContext(ctx)

@@ -41,11 +41,16 @@ type handover struct {
 	log  *slog.Logger
 	pins datapath.Pins
 	// setting is the wish of the configuration, node that of the Node object;
-	// empty if it has none.
-	setting takeover.Wish
-	node    string
-	state   takeover.State
-	looked  time.Time
+	// empty if it has none, nil if it was never read.
+	setting   takeover.Wish
+	node      *string
+	kubeProxy kubeproxy.Detector
+	// ran: this agent has seen kube-proxy run. ports are those that kube-proxy
+	// needs then; nil: nobody has any yet.
+	ran    bool
+	ports  *ports
+	state  takeover.State
+	looked time.Time
 	// traces are those of earlier agents.
 	traces traces
 
@@ -66,19 +71,36 @@ type handover struct {
 	grew      time.Time
 }
 
-// newHandover looks at the node before anything is attached.
-func newHandover(ctx context.Context, pins datapath.Pins, setting takeover.Wish, log *slog.Logger) *handover {
-	h := &handover{log: log, pins: pins, setting: setting, served: map[plan.FrontendKey]plan.Port{}, grew: time.Now()}
+// remembered is what a handover leaves to the next agent.
+type remembered struct {
+	takeover.State
+	// Node is handover.node.
+	Node *string `json:"node,omitempty"`
+}
+
+// newHandover looks at the node before anything is attached. What its Node object
+// wants is known only if an earlier agent has read it; otherwise decide follows.
+func newHandover(ctx context.Context, pins datapath.Pins, o Options) *handover {
+	log, theirs := o.Log, o.Config.KubeProxy
+	h := &handover{
+		log: log, pins: pins, setting: o.Config.Takeover, served: map[plan.FrontendKey]plan.Port{}, grew: time.Now(),
+		kubeProxy: kubeproxy.Detector{Metrics: []netip.AddrPort{theirs.Metrics}, Health: []netip.AddrPort{theirs.Health}},
+	}
 	var err error
 	if h.traces, err = readTraces(pins); err != nil {
 		log.Warn("cleanup will not know what earlier agents have changed", "err", err)
 	}
 	text, err := pins.ReadNote(datapath.NoteState)
+	var before remembered
 	if err == nil && len(text) > 0 {
-		err = json.Unmarshal(text, &h.state)
+		err = json.Unmarshal(text, &before)
 	}
 	if err != nil {
 		log.Warn("what became of an earlier takeover is not known", "err", err)
+	}
+	h.state, h.node = before.State, before.Node
+	if o.Config.Manifests != "" {
+		h.node = new(string) // there is no Node
 	}
 	next, _ := takeover.Next(h.state, h.request(), h.look(ctx), time.Now())
 	if next.Phase == takeover.Returned && h.state.Phase != takeover.Returned {
@@ -99,6 +121,7 @@ func (h *handover) attach(dp *datapath.Datapath, tables *maps.Tables, packet *pa
 	h.dp, h.tables, h.packet, h.selfTest = dp, tables, packet, probe
 	h.kept = map[abi.FlowTuple]bool{}
 	probe.off.Store(h.inForce.RefuseNew)
+	h.enter(h.state)
 	h.note()
 	if err := h.traces.write(h.pins); err != nil {
 		h.log.Warn("cleanup will not know what the agent has changed", "err", err)
@@ -119,8 +142,11 @@ func (h *handover) request() takeover.Request {
 	if err != nil {
 		h.log.Warn("what `beeline takeover` was told last is not known", "err", err)
 	}
-	if h.node != "" {
-		return takeover.Request{Wish: takeover.Wish(h.node)}
+	switch {
+	case h.node == nil:
+		return takeover.Request{}
+	case *h.node != "":
+		return takeover.Request{Wish: takeover.Wish(*h.node)}
 	}
 	return takeover.Request{Wish: h.setting}
 }
@@ -131,12 +157,34 @@ func (h *handover) look(ctx context.Context) (seen takeover.Seen) {
 	there, err := kubeproxy.Find()
 	if err != nil {
 		h.log.Warn("kube-proxy's rules cannot be looked for", "err", err)
+		return takeover.Seen{Unknown: fmt.Errorf("kube-proxy's rules cannot be looked for: %w", err)}
 	}
 	seen.Rules, seen.Irremovable = there.Any(), there.Removable()
-	if seen.Rules || h.request().Wish == takeover.Rollback {
-		_, seen.Running = kubeproxy.Running(ctx)
+	wish := h.request().Wish
+	if seen.Rules || h.state.Phase == "" || wish != takeover.Serve && wish != takeover.Takeover {
+		seen.How, seen.Running = h.kubeProxy.Running(ctx, there)
 	}
+	h.ran = h.ran || seen.Running
 	return seen
+}
+
+// decide follows what the Node object wants if the agent had to begin before it
+// could read it. It is called before anything is written.
+func (h *handover) decide(ctx context.Context, services []plan.Service) error {
+	if !h.state.Undecided {
+		return nil
+	}
+	h.learn(services)
+	next, action := takeover.Next(h.state, h.request(), h.look(ctx), time.Now())
+	if action != takeover.Nothing {
+		return nil // there is time for that later
+	}
+	if err := h.apply(inForce(next.Phase)); err != nil {
+		return err
+	}
+	h.enter(next)
+	h.note()
+	return nil
 }
 
 // due reports whether it is time to look again.
@@ -171,8 +219,7 @@ func (h *handover) step(ctx context.Context, plans func() []plan.Service) error 
 		h.log.Info("kube-proxy's rules were removed", "left", left)
 	}
 	if action == takeover.Leave {
-		h.enter(next)
-		h.note()
+		h.state = next // noted once Beeline has left, so that a crash on the way is no end
 		return errReturned
 	}
 	if err := h.apply(inForce(next.Phase)); err != nil {
@@ -230,6 +277,7 @@ func (h *handover) apply(want datapath.Handover) error {
 	if want.RefuseNew {
 		h.grew = time.Now()
 	}
+	h.selfTest.off.Store(want.RefuseNew || h.inForce.RefuseNew) // until it is so
 	err := h.dp.SetHandover(want)
 	if h.packet.there() {
 		err = errors.Join(err, h.packet.devices.SetHandover(want))
@@ -389,11 +437,14 @@ func covered(services []plan.Service) (bool, error) {
 	return true, nil
 }
 
-// enter remembers the state, and note leaves it for the next agent.
-func (h *handover) enter(s takeover.State) { h.state = s }
+// enter goes over to a state, and note leaves it for the next agent.
+func (h *handover) enter(s takeover.State) {
+	h.state = s
+	h.ports.offer(h.ran && !s.Stopped(time.Now()), h.request().Wish == takeover.Rollback)
+}
 
 func (h *handover) note() {
-	text, err := json.Marshal(h.state)
+	text, err := json.Marshal(remembered{h.state, h.node})
 	if err == nil {
 		err = h.pins.WriteNote(datapath.NoteState, text)
 	}

@@ -54,6 +54,9 @@ type loop struct {
 	asks <-chan factsAsk
 }
 
+// devicesAgain is how often a device is tried again that could not be served.
+const devicesAgain = 5 * time.Second
+
 // settings are what the loop can change while it runs.
 type settings struct {
 	plan      plan.Config
@@ -72,6 +75,8 @@ func (l *loop) run(ctx context.Context) error {
 	defer look.Stop()
 	handover := time.NewTicker(handoverPeriod)
 	defer handover.Stop()
+	again := time.NewTicker(devicesAgain)
+	defer again.Stop()
 	for {
 		l.schedule(timer)
 		select {
@@ -80,6 +85,10 @@ func (l *loop) run(ctx context.Context) error {
 		case <-look.C:
 			l.verify(ctx)
 			l.look()
+		case <-again.C:
+			if l.packet != nil && l.packet.incomplete {
+				l.devices()
+			}
 		case <-handover.C:
 			if err := l.handOver(ctx); err != nil {
 				return err
@@ -165,6 +174,9 @@ func (l *loop) apply(ctx context.Context, p pass) {
 	}
 	begins := !l.complete
 	if begins {
+		if p.synced {
+			l.decide(ctx, p.plans)
+		}
 		l.takeFlows(p.plans) // as late as possible before new ones are ours
 	}
 	if p.synced && !p.released {

@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 
@@ -17,6 +18,7 @@ import (
 // packetPath keeps the packet programs on this node's devices. The loop owns it.
 type packetPath struct {
 	log     *slog.Logger
+	dp      *datapath.Datapath
 	devices *datapath.Devices
 	local   config.LocalTraffic
 	sysctl  sysctl
@@ -33,6 +35,8 @@ type packetPath struct {
 	// failed is why it has not; read it when loaded is closed.
 	failed error
 	said   bool
+	// incomplete: a device has not got what it should have.
+	incomplete bool
 }
 
 // packetOptions is what the configuration means for the packet programs.
@@ -76,7 +80,7 @@ func newPacketPath(ctx context.Context, dp *datapath.Datapath, c config.Config, 
 		return nil, err
 	}
 	p := &packetPath{
-		log: log, devices: devices, local: c.LocalTraffic, sysctl: sysctl(c.Kernel.Sysctl),
+		log: log, dp: dp, devices: devices, local: c.LocalTraffic, sysctl: sysctl(c.Kernel.Sysctl),
 		missing: make(chan struct{}, 1), loaded: make(chan struct{}),
 	}
 	p.lookAtPorts()
@@ -103,7 +107,7 @@ func (p *packetPath) there() bool {
 	<-p.loaded
 	if p.failed != nil && !p.said {
 		p.said = true
-		p.log.Error("DEGRADED, no packet path: NodePorts, load balancer addresses and external IPs are not served to clients outside, nor Services to pods whose sockets are not this kernel's; sockets on this node are served", "err", p.failed)
+		p.log.Error("DEGRADED, no packet path: NodePorts, load balancer addresses and external IPs are not served to clients outside, nor Services to pods whose sockets are not this kernel's; sockets on this node are served", "err", errors.Join(p.failed, p.dp.GiveUp()))
 	}
 	return p.failed == nil
 }
@@ -135,7 +139,8 @@ func (p *packetPath) lookAtPorts() bool {
 // on how many of them they were missing.
 func (p *packetPath) follow(n model.Network, serviceRanges []netip.Prefix) (restored int) {
 	p.devices.SetServiceRanges(serviceRanges)
-	if err := p.devices.Set(packetDevices(n, p.local)); err != nil {
+	err := p.devices.Set(packetDevices(n, p.local))
+	if p.incomplete = err != nil; p.incomplete {
 		p.log.Warn("packet path incomplete", "err", err)
 	}
 	total := p.devices.Restored()

@@ -5,11 +5,13 @@ package agent
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/beeline-net/beeline/internal/datapath"
+	"github.com/beeline-net/beeline/internal/model"
 	"github.com/beeline-net/beeline/internal/plan"
 	"github.com/beeline-net/beeline/internal/snapshot"
 	"github.com/beeline-net/beeline/internal/takeover"
@@ -20,7 +22,7 @@ func runOrStandBy(ctx context.Context, o Options) error {
 	protect(o.Config.OOMScoreAdj, o.Log)
 	pins := datapath.NewPins(o.Config.Kernel.BPFFS)
 	for {
-		h := newHandover(ctx, pins, o.Config.Takeover, o.Log)
+		h := newHandover(ctx, pins, o)
 		if h.state.Phase == takeover.Returned {
 			if err := standBy(ctx, o, h); err != nil {
 				return err
@@ -34,6 +36,7 @@ func runOrStandBy(ctx context.Context, o Options) error {
 		if err := datapath.Leave(pins); err != nil {
 			return err
 		}
+		h.note()
 		o.Log.Info("the node is kube-proxy's; standing by", "why", h.state.Why)
 	}
 }
@@ -60,7 +63,10 @@ func standBy(ctx context.Context, o Options, h *handover) error {
 				return nil
 			case <-tick.C:
 			}
-			h.node = store.Node().Takeover
+			if slices.Contains(store.Unsynced(), snapshot.Node) {
+				continue
+			}
+			h.told(store.Node())
 			next, _ := takeover.Next(h.state, h.request(), h.look(ctx), time.Now())
 			if next.Phase != takeover.Returned {
 				h.enter(next)
@@ -73,6 +79,17 @@ func standBy(ctx context.Context, o Options, h *handover) error {
 		return errors.Join(err, ctx.Err())
 	}
 	return nil
+}
+
+// told takes over what the Node object wants.
+func (h *handover) told(n model.Node) { h.node = &n.Takeover }
+
+// decide settles whose the node's flows are before the first of them are taken.
+func (l *loop) decide(ctx context.Context, services []plan.Service) {
+	l.handover.told(l.store.Node())
+	if err := l.handover.decide(ctx, services); err != nil {
+		l.log.Warn("takeover goes no further for now", "err", err)
+	}
 }
 
 // takeFlows notes which flows netfilter has before Beeline takes new ones.
@@ -88,7 +105,7 @@ func (l *loop) handOver(ctx context.Context) error {
 	if !l.complete {
 		return nil
 	}
-	l.handover.node = l.store.Node().Takeover
+	l.handover.told(l.store.Node())
 	services := func() []plan.Service {
 		var all []plan.Service
 		for s := range l.planner.Services() {

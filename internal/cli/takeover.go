@@ -175,7 +175,7 @@ func readHandover(ctx context.Context, pins datapath.Pins) (h handover, err erro
 	if h.KubeProxy, err = kubeproxy.Find(); err != nil {
 		return h, err
 	}
-	h.Running, _ = kubeproxy.Running(ctx)
+	h.Running, _ = new(kubeproxy.Detector).Running(ctx, h.KubeProxy)
 	if err := h.KubeProxy.Removable(); err != nil {
 		h.Irremovable = err.Error()
 	}

@@ -29,9 +29,15 @@ type Loaded struct {
 	Config
 	// Notes are for the log, once.
 	Notes []Note
+	// KubeProxy is where a kube-proxy of this node listens: as its configuration
+	// file says, or by default.
+	KubeProxy KubeProxyServers
 	// files are the configuration files as they were read, by path.
 	files map[string][]byte
 }
+
+// KubeProxyServers are addresses of kube-proxy's servers; not valid: it has none.
+type KubeProxyServers struct{ Health, Metrics netip.AddrPort }
 
 // Load reads the files and puts flags, files and defaults together. The error
 // is Problems, or what the operating system said about a file.
@@ -49,6 +55,7 @@ func (l *Loader) merge(files map[string][]byte) (Loaded, error) {
 	beeline, kubeProxy := m.documents(l.Files, files)
 	mode := l.kubeProxyMode(kubeProxy)
 	m.layer(m.fromKubeProxy(kubeProxy, mode))
+	theirs := KubeProxyServers{m.config.Health.Bind, m.config.Metrics.Bind}
 	m.layer(m.fromFile(beeline))
 	m.flags(l, mode, kubeProxy != nil)
 	m.derive(l)
@@ -56,7 +63,7 @@ func (l *Loader) merge(files map[string][]byte) (Loaded, error) {
 	if len(m.problems) > 0 {
 		return Loaded{}, m.problems
 	}
-	return Loaded{Config: m.config, Notes: m.notes, files: files}, nil
+	return Loaded{Config: m.config, Notes: m.notes, KubeProxy: theirs, files: files}, nil
 }
 
 func (l *Loader) read() (map[string][]byte, error) {

@@ -139,6 +139,11 @@ func prepare(pins Pins, opts Options) (_ *Datapath, err error) {
 	if err := d.pins.refuseNewer(); err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil { // the version before is to find what it has left
+			_ = d.pins.takeBack()
+		}
+	}()
 	if err := d.pins.inherit(); err != nil {
 		return nil, err
 	}
@@ -236,7 +241,7 @@ func (d *Datapath) attach() error {
 			return err
 		}
 	}
-	return nil
+	return d.pins.sweepLinks()
 }
 
 // recordsFirst puts the programs first that make and remove records of
@@ -398,6 +403,23 @@ func (d *Datapath) adoptLink(name string) (link.Link, error) {
 	return nil, l.Close()
 }
 
+// newSuffix ends the name of a pin that is about to take another's place.
+const newSuffix = "_new"
+
+// sweepLinks removes what an agent has left that died before a link took its
+// place: it may serve another cgroup.
+func (p Pins) sweepLinks() error {
+	left, err := filepath.Glob(filepath.Join(p.links(), "*"+newSuffix))
+	if err != nil {
+		return fmt.Errorf("list pinned links: %w", err)
+	}
+	var errs []error
+	for _, path := range left {
+		errs = append(errs, detach(path))
+	}
+	return errors.Join(errs...)
+}
+
 // newLink attaches and pins. rename(2) ends an older link of the same name only
 // when the new one works.
 func (d *Datapath) newLink(name string, prog *ebpf.Program, typ ebpf.AttachType) (link.Link, error) {
@@ -406,7 +428,7 @@ func (d *Datapath) newLink(name string, prog *ebpf.Program, typ ebpf.AttachType)
 		return nil, err
 	}
 	path := filepath.Join(d.pins.links(), name)
-	temp := path + "_new"
+	temp := path + newSuffix
 	if err := errors.Join(removeIfExists(temp), l.Pin(temp)); err != nil {
 		_ = l.Close()
 		return nil, fmt.Errorf("pin link: %w", err)
@@ -422,7 +444,7 @@ func (d *Datapath) newLink(name string, prog *ebpf.Program, typ ebpf.AttachType)
 // rename(2) replaces an older pin in one step.
 func (d *Datapath) pinProgram(name string, prog *ebpf.Program) error {
 	path := filepath.Join(d.pins.progs(), name)
-	temp := path + "_new"
+	temp := path + newSuffix
 	if err := removeIfExists(temp); err != nil {
 		return fmt.Errorf("pin program: %w", err)
 	}

@@ -125,17 +125,41 @@ func (v *Devices) Set(want []Device) error {
 	defer v.mu.Unlock()
 	var errs []error
 	v.dp.catchUp() // so that little is left to do once programs are replaced
-	wanted := map[place]bool{}
+	wanted, behind := map[place]bool{}, false
 	for _, dev := range want {
 		for _, at := range dev.places() {
 			wanted[at] = true
 		}
 		if err := v.attach(dev); err != nil && !errors.Is(err, unix.ENODEV) {
 			errs = append(errs, fmt.Errorf("device %s: %w", dev.Name, err))
+			behind = behind || v.carries(dev)
 		}
 	}
-	errs = append(errs, v.sweep(wanted)...)
+	swept := v.sweep(wanted)
+	errs = append(errs, swept...)
+	if behind || errors.Join(swept...) != nil {
+		return errors.Join(errs...) // programs of the last agent use the old maps
+	}
 	return errors.Join(append(errs, v.dp.settle())...)
+}
+
+// carries reports whether a program of ours is on a device, perhaps the last
+// agent's.
+func (v *Devices) carries(dev Device) bool {
+	return slices.ContainsFunc(dev.places(), func(at place) bool {
+		_, err := v.how.program(at)
+		return err == nil
+	})
+}
+
+// GiveUp takes the packet path off all devices if its programs use maps that have
+// moved, and ends the move. Where none have moved, programs of the last agent go on
+// with the maps that are in use.
+func (d *Datapath) GiveUp() error {
+	if d.moving == nil {
+		return nil
+	}
+	return errors.Join(d.pins.detachDevices(), d.settle())
 }
 
 // SetServiceRanges changes the ranges of which ClusterIPs are taken; the next

@@ -93,7 +93,7 @@ func (d *Datapath) openOrCreateMaps(sizes map[string]uint32) error {
 	if d.moving == nil || staged != nil {
 		return nil
 	}
-	err = d.opts.Carrier.Carry(d.moving.old, d.maps, false)
+	err = d.carry()
 	if err == nil {
 		return nil
 	}
@@ -104,10 +104,26 @@ func (d *Datapath) openOrCreateMaps(sizes map[string]uint32) error {
 	if err := d.placeMaps(specs, nil, true); err != nil || d.moving == nil {
 		return err
 	}
-	if err := d.opts.Carrier.Carry(d.moving.old, d.maps, false); err != nil {
+	if err := d.carry(); err != nil {
 		return errors.Join(fmt.Errorf("take over the maps of an older Beeline: %w", err), d.abandonMove())
 	}
 	return nil
+}
+
+// carry fills the new maps, if there are programs for them: packet programs that do
+// not load would leave those of the last agent on the devices, with maps that nobody
+// writes any more.
+func (d *Datapath) carry() error {
+	if d.opts.Packet != nil {
+		devices, err := d.Devices()
+		if err == nil {
+			err = errors.Join(devices.Load(), devices.Close())
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return d.opts.Carrier.Carry(d.moving.old, d.maps, false)
 }
 
 // placeMaps opens all maps, and makes those that are missing or have to move.

@@ -129,7 +129,14 @@ func (p Pins) refuseNewer() error {
 		return err
 	}
 	for _, v := range versions {
+		newer := Pins{root: p.root, version: v}
 		if v > p.version {
+			if err := newer.takeBack(); err != nil {
+				return err
+			}
+			if there, err := exists(newer.layout()); err == nil && !there {
+				continue // it has never been in force
+			}
 			return fmt.Errorf("a newer Beeline has run here: its maps have layout %d, this one knows %d at most. "+
 				"What it left goes on serving. Start the newer one again, or end all Services with `beeline cleanup` first", v, p.version)
 		}
@@ -159,8 +166,13 @@ func (p Pins) inherit() error {
 	if err != nil || older == nil {
 		return err
 	}
+	return older.handOn(p)
+}
+
+// handOn moves what is no map, and does not depend on the layout, to another one.
+func (p Pins) handOn(next Pins) error {
 	for _, folder := range []string{"devices", "clsact", filepath.Join("maps", flowSeedMap), filepath.Join("maps", notesMap)} {
-		from, to := filepath.Join(older.layout(), folder), filepath.Join(p.layout(), folder)
+		from, to := filepath.Join(p.layout(), folder), filepath.Join(next.layout(), folder)
 		if there, err := exists(to); err != nil || there {
 			if err != nil {
 				return err
@@ -168,10 +180,66 @@ func (p Pins) inherit() error {
 			continue
 		}
 		if err := os.Rename(from, to); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("take over %s of layout %d: %w", folder, older.version, err)
+			return fmt.Errorf("take over %s of layout %d: %w", folder, p.version, err)
 		}
 	}
 	return nil
+}
+
+// takeBack undoes what was done to go over to this layout, if no program uses a
+// map of it: its agent has failed or died before it was in force, and the version
+// before can go on as if nothing had been.
+func (p Pins) takeBack() error {
+	older, err := p.older()
+	if err != nil || older == nil {
+		return err
+	}
+	if inForce, err := p.inForce(*older); err != nil || inForce {
+		return err
+	}
+	if err := p.handOn(*older); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(p.layout()); err != nil {
+		return fmt.Errorf("remove pins of layout %d: %w", p.version, err)
+	}
+	return nil
+}
+
+// inForce reports whether there is a link of this layout, or an attached program
+// uses a map of it that is not the older layout's as well.
+func (p Pins) inForce(older Pins) (bool, error) {
+	links, err := os.ReadDir(p.links())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) || len(links) > 0 {
+		return true, err
+	}
+	used, err := p.usedMaps()
+	if err != nil {
+		return true, err
+	}
+	for _, folder := range []string{p.maps(), p.next()} {
+		entries, err := os.ReadDir(folder)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return true, fmt.Errorf("list maps of layout %d: %w", p.version, err)
+		}
+		for _, e := range entries {
+			id := pinnedMap(filepath.Join(folder, e.Name()))
+			if used[id] && id != pinnedMap(filepath.Join(older.maps(), e.Name())) {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
+// pinnedMap is the number of the map that is pinned there; 0 if there is none.
+func pinnedMap(path string) ebpf.MapID {
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if err != nil {
+		return 0
+	}
+	defer func() { _ = m.Close() }()
+	return idOf(m)
 }
 
 // current opens a map as it is in use: of this layout, or of the one before; nil

@@ -45,6 +45,7 @@ type NodePorts struct {
 	mu      sync.RWMutex
 	targets map[NodePort]Target
 	hosts   []netip.Addr
+	closed  bool
 
 	// What follows is Run's own.
 	open map[netip.AddrPort]*openPort
@@ -89,6 +90,18 @@ func (n *NodePorts) SetAddresses(addrs []netip.Addr) {
 	n.wake()
 }
 
+// SetOpen says whether ports may be had at present, or are somebody else's. At
+// first they may.
+func (n *NodePorts) SetOpen(open bool) {
+	n.mu.Lock()
+	changed := n.closed == open
+	n.closed = !open
+	n.mu.Unlock()
+	if changed {
+		n.wake()
+	}
+}
+
 func (n *NodePorts) wake() {
 	select {
 	case n.changed <- struct{}{}:
@@ -121,6 +134,9 @@ func (n *NodePorts) wanted() map[netip.AddrPort]NodePort {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
 	places := map[netip.AddrPort]NodePort{}
+	if n.closed {
+		return places
+	}
 	for port := range n.targets {
 		for _, host := range n.hosts {
 			if model.FamilyOf(host) == port.Family {

@@ -29,6 +29,8 @@ type Server struct {
 	// Addr is where it listens; not valid means that it does not.
 	Addr    netip.AddrPort
 	Handler http.Handler
+	// Gate tells when the address may be had; nil: always.
+	Gate *Gate
 	// HardFail makes Run return if it cannot listen, instead of trying again.
 	HardFail bool
 	// Failed learns why it cannot listen, once for each reason; may be nil.
@@ -44,9 +46,19 @@ func (s Server) Run(ctx context.Context) error {
 	}
 	reported := ""
 	for {
-		err := s.serve(ctx)
+		open, closed := s.Gate.await(ctx)
 		if ctx.Err() != nil {
 			return nil
+		}
+		err := s.serve(open)
+		yields := open.Err() != nil
+		closed()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if yields {
+			s.Log.Info("a port is left to kube-proxy", "server", s.Name, "address", s.Addr)
+			continue
 		}
 		err = fmt.Errorf("%s server on %s: %w", s.Name, s.Addr, err)
 		if err.Error() != reported {
@@ -74,10 +86,21 @@ func (s Server) serve(ctx context.Context) error {
 		return err
 	}
 	s.Log.Info("serving", "server", s.Name, "address", s.Addr)
-	server := newHTTPServer(s.Handler)
+	server := newHTTPServer(named(s.Handler))
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	return server.Serve(listener)
+}
+
+// serverHeader tells Beeline's answers from kube-proxy's at the same address.
+const serverHeader = "beeline"
+
+// named says who answers.
+func named(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Server", serverHeader)
+		h.ServeHTTP(w, r)
+	})
 }
 
 func newHTTPServer(h http.Handler) *http.Server {

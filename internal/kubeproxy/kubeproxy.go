@@ -44,6 +44,10 @@ type Presence struct {
 	Modes []Mode `json:"modes"`
 	// Objects name what there is, for people.
 	Objects []string `json:"objects"`
+
+	// fingerprint changes when kube-proxy writes, as far as its rules are kept as
+	// nftables; empty: there are none.
+	fingerprint string
 }
 
 // Any reports whether there is anything.
@@ -78,8 +82,13 @@ func Find() (Presence, error) {
 		p.add(NFTables, "table %s %s", familyName(t.Family), t.Name)
 	}
 	for _, t := range rules.shared {
-		if n := len(t.ours); n > 0 {
+		if n := len(t.ours); n > 0 && !t.onlyMasquerades() {
 			p.add(IPTables, "table %s %s: %d chains", familyName(t.table.Family), t.table.Name, n)
+		}
+	}
+	if p.Any() {
+		if p.fingerprint, err = rules.fingerprint(); err != nil {
+			return p, err
 		}
 	}
 	if err := findLegacy(&p); err != nil {

@@ -5,6 +5,7 @@ package kubeproxy
 import (
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"slices"
 
 	"github.com/google/nftables"
@@ -14,8 +15,10 @@ import (
 
 // ruleset are the tables in which kube-proxy's rules may be.
 type ruleset struct {
-	// own are the tables of mode nftables, one of each family.
-	own []*nftables.Table
+	// own are the tables of mode nftables, one of each family, and ownChains
+	// theirs.
+	own       []*nftables.Table
+	ownChains []*nftables.Chain
 	// shared are iptables' tables, as far as they are kept as nftables.
 	shared []*sharedTable
 }
@@ -61,6 +64,11 @@ func notThere(err error) bool {
 func (r *ruleset) add(t *nftables.Table, chains []*nftables.Chain) {
 	if t.Name == table {
 		r.own = append(r.own, t)
+		for _, ch := range chains {
+			if ch.Table != nil && ch.Table.Name == t.Name {
+				r.ownChains = append(r.ownChains, ch)
+			}
+		}
 		return
 	}
 	if !slices.Contains(sharedTables[:], t.Name) {
@@ -77,6 +85,49 @@ func (r *ruleset) add(t *nftables.Table, chains []*nftables.Chain) {
 		}
 	}
 	r.shared = append(r.shared, s)
+}
+
+// fingerprint is another one if chains were made or removed, or if the rules for
+// source NAT were written anew, which kube-proxy does whenever it writes everything:
+// the kernel gives each rule a number that it never gives again.
+func (r ruleset) fingerprint() (string, error) {
+	c, err := nftables.New()
+	if err != nil {
+		return "", fmt.Errorf("open netlink to nftables: %w", err)
+	}
+	all := slices.Clone(r.ownChains)
+	for _, s := range r.shared {
+		all = append(all, s.ours...)
+	}
+	var lines []string
+	for _, ch := range all {
+		lines = append(lines, fmt.Sprintf("%d %s %s", ch.Table.Family, ch.Table.Name, ch.Name))
+		if ch.Name != masqueradeChain && ch.Name != nftMasqueradeChain {
+			continue
+		}
+		list, err := c.GetRules(ch.Table, ch)
+		if err != nil && !notThere(err) {
+			return "", fmt.Errorf("read chain %s: %w", ch.Name, err)
+		}
+		for _, rule := range list {
+			lines = append(lines, fmt.Sprintf("%d %s rule %d", ch.Table.Family, ch.Table.Name, rule.Handle))
+		}
+	}
+	slices.Sort(lines)
+	sum := fnv.New64a()
+	for _, line := range lines {
+		_, _ = fmt.Fprintln(sum, line) // never fails
+	}
+	return fmt.Sprintf("%x", sum.Sum64()), nil
+}
+
+// onlyMasquerades reports whether all that there is of kube-proxy is what marks
+// packets for source NAT, which Remove leaves if others use it, and which older
+// kubelets make themselves. It serves nobody.
+func (s *sharedTable) onlyMasquerades() bool {
+	return !slices.ContainsFunc(s.ours, func(ch *nftables.Chain) bool {
+		return ch.Name != markChain && ch.Name != masqueradeChain
+	})
 }
 
 // Remove takes away every rule of kube-proxy that Find finds, each table in one
@@ -153,12 +204,19 @@ func (s *sharedTable) remove(c *nftables.Conn) (left []string, err error) {
 // NAT (the portmap plugin may be told to): kube-proxy itself never does so from a
 // chain that is not its own.
 func kept(jumps map[string][]*nftables.Rule) map[string]bool {
-	const mark, masquerade = "KUBE-MARK-MASQ", "KUBE-POSTROUTING"
-	if len(jumps[mark]) == 0 {
+	if len(jumps[markChain]) == 0 {
 		return nil
 	}
-	return map[string]bool{mark: true, masquerade: true}
+	return map[string]bool{markChain: true, masqueradeChain: true}
 }
+
+// The chains that mark packets for source NAT, and translate the marked; the last
+// one of mode nftables.
+const (
+	markChain          = "KUBE-MARK-MASQ"
+	masqueradeChain    = "KUBE-POSTROUTING"
+	nftMasqueradeChain = "masquerading"
+)
 
 // target is the chain that a rule leads to; empty if it does not.
 func target(rule *nftables.Rule) string {

@@ -656,6 +656,41 @@ func TestVerifyAndRepair(t *testing.T) {
 	}
 }
 
+// What happens to other Services is seen and mended while one has no room.
+func TestVerifyBesideOneWithoutRoom(t *testing.T) {
+	w := newWorld(t, maps.NewMemory(maps.Sizes{Frontends: 9, Services: 9, Slots: 9, Backends: 4}))
+	w.apply(
+		serviceOf("a", spec{frontends: []string{"10.0.0.1:80"}, backends: []string{"10.1.0.1:8080", "10.1.0.2:8080"}}),
+		serviceOf("b", spec{frontends: []string{"10.0.0.2:80"}, backends: []string{"10.1.0.3:8080"}}))
+	w.apply(serviceOf("c", spec{frontends: []string{"10.0.0.3:80"}, backends: []string{"10.1.0.4:8080", "10.1.0.5:8080", "10.1.0.6:8080"}}))
+	w.r.Prune(t.Context())
+	w.elapse()
+	if p := w.r.Pending(); len(p) != 1 || p[0].Service.Name != "c" {
+		t.Fatalf("pending: %+v", p)
+	}
+	if drifts, err := w.r.Verify(t.Context()); err != nil || len(drifts) > 0 {
+		t.Fatalf("nothing happened: %+v, %v", drifts, err)
+	}
+	w.reader = nil
+	key := frontendKey(plan.FrontendKey{Addr: netip.MustParseAddr("10.0.0.2"), Port: 80, Protocol: model.TCP})
+	must(w.tables.Frontends.Delete(key))
+	drifts, err := w.r.Verify(t.Context())
+	if err != nil || len(drifts) != 1 || drifts[0].Service.Name != "b" {
+		t.Fatalf("a frontend was deleted: %+v, %v", drifts, err)
+	}
+	w.gate <- struct{}{}
+	if _, err := w.r.Repair(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.elapse()
+	if drifts, err := w.r.Verify(t.Context()); err != nil || len(drifts) > 0 {
+		t.Fatalf("after the repair: %+v, %v", drifts, err)
+	}
+	if p := w.r.Pending(); len(p) != 1 || p[0].Service.Name != "c" {
+		t.Errorf("pending after the repair: %+v", p)
+	}
+}
+
 // While there is no room for an update, the old state stays whole.
 func TestUpdateWithoutRoom(t *testing.T) {
 	w := newWorld(t, maps.NewMemory(maps.Sizes{Frontends: 9, Services: 9, Slots: 5, Backends: 9}))

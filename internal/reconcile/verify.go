@@ -29,11 +29,12 @@ type Drift struct {
 }
 
 // Verify reads all tables back and returns what differs from what is wanted,
-// by table and object. It takes time in proportion to everything there is,
-// and returns ErrBusy while something is failing or waits for a grace period,
-// or before Prune.
+// by table and object. Left out is what could not be written as it is wanted,
+// which is in Pending: a table that is full must not hide what happens to the
+// others. It takes time in proportion to everything there is, and returns ErrBusy
+// while something waits for a grace period, or before Prune.
 func (r *Reconciler) Verify(ctx context.Context) ([]Drift, error) {
-	if !r.unowned.named || !r.grace.idle() || len(r.failing)+len(r.closing) > 0 || r.node.problem != nil {
+	if !r.unowned.named || !r.grace.idle() {
 		return nil, ErrBusy
 	}
 	tables, changes, err := maps.Overlay(r.tables)
@@ -43,7 +44,12 @@ func (r *Reconciler) Verify(ctx context.Context) ([]Drift, error) {
 	// What a new process would write is what is wrong.
 	dry := New(tables, Options{Now: r.now, Wait: context.Cause})
 	defer dry.Close()
-	if err := errors.Join(dry.restart(ctx, r.wanted()), dry.Drain(ctx)); err != nil {
+	want := r.wanted()
+	if r.node.problem != nil {
+		want.host = nil
+	}
+	want.untouched = r.unsettled()
+	if err := errors.Join(dry.restart(ctx, want), dry.Drain(ctx)); err != nil {
 		return nil, err
 	}
 	return r.drifts(changes()), nil
@@ -68,6 +74,21 @@ func (r *Reconciler) Repair(ctx context.Context) (Stats, error) {
 type wanted struct {
 	plans []plan.Service // sorted
 	host  *host.Tables   // nil as long as nobody has said
+	// untouched are left as they are found, whatever is wanted of them; the one
+	// without a name stands for what nobody owns.
+	untouched map[model.Name]bool
+}
+
+// unsettled are the Services that are not as they are wanted.
+func (r *Reconciler) unsettled() map[model.Name]bool {
+	all := map[model.Name]bool{}
+	for s := range r.failing {
+		all[s.name] = true
+	}
+	for _, p := range r.closing {
+		all[p.owner.name] = true
+	}
+	return all
 }
 
 // restart does all that a new process does.
@@ -78,7 +99,14 @@ func (r *Reconciler) restart(ctx context.Context, w wanted) error {
 	if w.host != nil {
 		r.ApplyHost(*w.host)
 	}
-	r.Apply(ctx, w.plans)
+	for name := range w.untouched {
+		s := r.unowned
+		if name != (model.Name{}) {
+			s = r.service(name)
+		}
+		s.named = true // so that it is not pruned
+	}
+	r.Apply(ctx, slices.DeleteFunc(w.plans, func(p plan.Service) bool { return w.untouched[p.Name] }))
 	r.Prune(ctx)
 	return nil
 }

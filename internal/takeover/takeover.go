@@ -63,6 +63,8 @@ func (p Phase) RefusesNew() bool { return p == Waiting || p == Returning }
 
 // Request is a wish with what belongs to it.
 type Request struct {
+	// Wish is empty while it is not known: the Node object, which may say it, has
+	// not been read yet.
 	Wish Wish `json:"wish"`
 	// Deadline is when flows need not be waited for any more; zero: never.
 	Deadline time.Time `json:"deadline,omitzero"`
@@ -70,10 +72,14 @@ type Request struct {
 
 // Seen is what there is on the node.
 type Seen struct {
+	// Unknown says why it is not known what there is; nil: it is. Nothing goes on
+	// then.
+	Unknown error
 	// Rules: kube-proxy has rules here.
 	Rules bool
-	// Running: kube-proxy works here.
+	// Running: kube-proxy works here, and how that is known.
 	Running bool
+	How     string
 	// Covered: kube-proxy's rules have every ClusterIP that Beeline serves.
 	Covered bool
 	// Foreign is how many flows to Services netfilter translates.
@@ -97,7 +103,27 @@ type State struct {
 	Why string `json:"why,omitempty"`
 	// Flows that are waited for: netfilter's, or Beeline's in a rollback.
 	Flows int `json:"flows"`
+
+	// Undecided: the phase was entered before the wish was known.
+	Undecided bool `json:"undecided,omitempty"`
+	// Gone is since when kube-proxy is not seen to run; zero while it is.
+	Gone time.Time `json:"gone,omitzero"`
+	// Removed is when Beeline took kube-proxy's rules away, and Back when they
+	// came back although it is not seen to run; zero: they did not.
+	Removed time.Time `json:"removed,omitzero"`
+	Back    time.Time `json:"back,omitzero"`
 }
+
+// Settle is how long kube-proxy must not be seen before it counts as stopped: it
+// may be on its way to another version.
+const Settle = 10 * time.Second
+
+// believeBack is how long a kube-proxy counts as running that nobody sees, but
+// that put its rules back after Beeline had removed them.
+const believeBack = 10 * time.Minute
+
+// Stopped reports whether kube-proxy has been away for long enough.
+func (s State) Stopped(now time.Time) bool { return !s.Gone.IsZero() && now.Sub(s.Gone) >= Settle }
 
 // Action is what has to be done on the way to a State.
 type Action uint8
@@ -114,7 +140,23 @@ const (
 // Next returns the state that follows and what has to be done for it. If that
 // fails, the old state stays. A zero State is that of an agent that starts.
 func Next(s State, r Request, seen Seen, now time.Time) (State, Action) {
+	if s.Undecided && r.Wish != "" {
+		s.Phase, s.Undecided = "", false // as if it started only now
+	}
+	switch {
+	case seen.Unknown != nil:
+	case seen.Running:
+		s.Gone, s.Back = time.Time{}, time.Time{}
+	case s.Gone.IsZero():
+		s.Gone = now
+	}
 	q := question{s, r, seen, now}
+	switch {
+	case seen.Unknown != nil:
+		return q.unknown()
+	case r.Wish == "" && s.Phase != "":
+		return s, Nothing
+	}
 	switch s.Phase {
 	case Waiting:
 		return q.waiting()
@@ -146,16 +188,50 @@ func (q question) to(p Phase, flows int, format string, args ...any) State {
 	if p != q.Phase {
 		since = q.now
 	}
-	return State{Phase: p, Since: since, Why: fmt.Sprintf(format, args...), Flows: flows}
+	next := q.State
+	next.Phase, next.Since, next.Flows, next.Why = p, since, flows, fmt.Sprintf(format, args...)
+	return next
+}
+
+// unknown stays where it is. An agent that starts takes new flows, if it may,
+// and leaves netfilter's and the rules alone.
+func (q question) unknown() (State, Action) {
+	phase := q.Phase
+	if phase == "" {
+		phase = Sharing
+		if q.request.Wish != Serve && q.request.Wish != Takeover {
+			phase = Waiting
+		}
+		q.Undecided = true
+	}
+	return q.to(phase, q.Flows, "on hold: %v", q.seen.Unknown), Nothing
+}
+
+// running reports whether kube-proxy works here, as far as anybody can know.
+func (q question) running() (how string, yes bool) {
+	switch {
+	case q.seen.Running:
+		return q.seen.How, true
+	case !q.Back.IsZero() && q.now.Sub(q.Back) < believeBack:
+		return "its rules came back after they had been removed", true
+	}
+	return "", false
 }
 
 func (q question) alone() (State, Action) {
 	there := q.seen.Rules || q.seen.Running
+	if q.Phase == Alone && q.seen.Rules && !q.seen.Running && !q.Removed.IsZero() {
+		q.Back = q.now
+	}
 	switch {
 	case q.request.Wish == Rollback:
 		return q.beginRollback(Alone)
 	case !there:
+		q.Undecided = q.Undecided || q.request.Wish == ""
 		return q.to(Alone, 0, ""), Nothing
+	case q.request.Wish == "":
+		q.Undecided = true
+		return q.to(Waiting, 0, "kube-proxy serves; what is wanted of this node is not known before its Node has been read"), Nothing
 	case q.request.Wish == Wait && q.Phase == "":
 		return q.to(Waiting, 0, "kube-proxy serves; `beeline takeover` begins"), Nothing
 	}
@@ -164,11 +240,12 @@ func (q question) alone() (State, Action) {
 
 // beginRollback stops taking new flows as soon as somebody else takes them.
 func (q question) beginRollback(stay Phase) (State, Action) {
+	_, running := q.running()
 	switch {
-	case !q.seen.Running:
-		return q.to(stay, 0, "rollback: waiting for kube-proxy to be started on this node"), Nothing
+	case !running:
+		return q.to(stay, q.seen.Foreign, "rollback: waiting for kube-proxy to be started on this node"), Nothing
 	case !q.seen.Covered && !q.late():
-		return q.to(stay, 0, "rollback: waiting for kube-proxy to have written rules for all Services"), Nothing
+		return q.to(stay, q.seen.Foreign, "rollback: waiting for kube-proxy to have written rules for all Services"), Nothing
 	}
 	return q.returning()
 }
@@ -187,22 +264,29 @@ func (q question) waiting() (State, Action) {
 
 func (q question) sharing() (State, Action) {
 	left := q.seen.Foreign
+	how, running := q.running()
+	if !q.seen.Rules {
+		running = q.seen.Running
+	}
 	switch {
 	case q.request.Wish == Rollback:
 		return q.beginRollback(Sharing)
-	case !q.seen.Rules && !q.seen.Running && left == 0:
+	case !q.seen.Rules && !running && left == 0:
 		return q.to(Alone, 0, "kube-proxy and its rules are gone"), Nothing
-	case q.seen.Running:
-		return q.to(Sharing, left, "kube-proxy still runs on this node; flows that it began: %d", left), Nothing
+	case running:
+		return q.to(Sharing, left, "kube-proxy still runs on this node (%s); flows that it began: %d", how, left), Nothing
 	case q.request.Wish != Takeover:
 		return q.to(Sharing, left, "kube-proxy's rules stay (wish %q); flows that they began: %d", q.request.Wish, left), Nothing
 	case q.seen.Unserved != nil:
 		return q.to(Sharing, left, "kube-proxy's rules stay: %v", q.seen.Unserved), Nothing
 	case left > 0 && !q.late():
 		return q.to(Sharing, left, "waiting for the flows that netfilter translates to end: %d", left), Nothing
+	case !q.Stopped(q.now):
+		return q.to(Sharing, left, "kube-proxy was stopped; waiting whether it comes back"), Nothing
 	case q.seen.Irremovable != nil:
 		return q.to(Sharing, left, "no flow needs kube-proxy's rules any more, but: %v", q.seen.Irremovable), Nothing
 	}
+	q.Removed, q.Back = q.now, time.Time{}
 	return q.to(Alone, 0, "kube-proxy's rules were removed"), RemoveRules
 }
 

@@ -16,6 +16,7 @@ func TestNext(t *testing.T) {
 	stopped := Seen{Rules: true, Covered: true}
 	with := func(s Seen, change func(*Seen)) Seen { change(&s); return s }
 	busy := func(s Seen) Seen { return with(s, func(s *Seen) { s.Foreign = 3 }) }
+	unknown := Seen{Unknown: errors.New("netlink")}
 	past, future := noon.Add(-time.Second), noon.Add(time.Second)
 	for _, c := range []struct {
 		name   string
@@ -60,11 +61,20 @@ func TestNext(t *testing.T) {
 		{"rollback done", Returning, Request{Wish: Rollback}, running, Returned, Leave, "cleanup"},
 		{"rollback, rules gone", Returning, Request{Wish: Rollback}, Seen{Running: true}, Sharing, Nothing, "serving again"},
 		{"another mind in the middle", Returning, Request{Wish: Takeover}, running, Sharing, Nothing, ""},
+		{"the Node is not known, kube-proxy serves", "", Request{}, running, Waiting, Nothing, "has been read"},
+		{"the Node is not known, nobody serves", "", Request{}, Seen{}, Alone, Nothing, ""},
+		{"the Node is not known, was given back", Returned, Request{}, running, Returned, Nothing, ""},
+		{"cannot look, starts", "", Request{Wish: Serve}, unknown, Sharing, Nothing, "on hold: netlink"},
+		{"cannot look, starts and waits", "", Request{Wish: Wait}, unknown, Waiting, Nothing, "on hold"},
+		{"cannot look, alone", Alone, Request{Wish: Rollback}, unknown, Alone, Nothing, "on hold"},
+		{"cannot look, rules stay", Sharing, Request{Takeover, past}, unknown, Sharing, Nothing, "on hold"},
+		{"cannot look in the middle of a rollback", Returning, Request{Rollback, past}, unknown, Returning, Nothing, "on hold"},
+		{"the Node is not known, in the middle of a rollback", Returning, Request{}, running, Returning, Nothing, ""},
 		{"stays away", Returned, Request{Wish: Rollback}, Seen{}, Returned, Nothing, ""},
 		{"comes again", Returned, Request{Wish: Takeover}, running, Sharing, Nothing, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, action := Next(State{Phase: c.from}, c.want, c.seen, noon)
+			got, action := Next(State{Phase: c.from, Gone: noon.Add(-time.Minute)}, c.want, c.seen, noon)
 			if got.Phase != c.phase || action != c.action || !strings.Contains(got.Why, c.why) {
 				t.Errorf("got %s, action %d, %q; want %s, action %d, %q", got.Phase, action, got.Why, c.phase, c.action, c.why)
 			}
@@ -81,5 +91,78 @@ func TestSince(t *testing.T) {
 	}
 	if s, _ := Next(State{Phase: Waiting, Since: before}, Request{Wish: Serve}, seen, noon); !s.Since.Equal(noon) {
 		t.Errorf("another phase since %v", s.Since)
+	}
+}
+
+// An agent that started before the Node was known decides when it is, as if it
+// started then.
+func TestDecidesLate(t *testing.T) {
+	running := Seen{Rules: true, Running: true}
+	for _, c := range []struct {
+		name  string
+		first Seen
+		then  Request
+		want  Phase
+	}{
+		{"waits", running, Request{Wish: Wait}, Waiting},
+		{"serves", running, Request{Wish: Serve}, Sharing},
+		{"kube-proxy came meanwhile, and is to serve", Seen{}, Request{Wish: Wait}, Waiting},
+		{"could not look at first", Seen{Unknown: errors.New("netlink")}, Request{Wish: Wait}, Waiting},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, _ := Next(State{}, Request{}, c.first, noon)
+			if s, _ = Next(s, Request{}, c.first, noon); !s.Undecided {
+				t.Errorf("decided without a wish: %+v", s)
+			}
+			s, _ = Next(s, c.then, running, noon)
+			if s.Phase != c.want || s.Undecided {
+				t.Errorf("%+v, want %s", s, c.want)
+			}
+		})
+	}
+}
+
+// A kube-proxy that is replaced by another version is not one that was stopped.
+func TestSettles(t *testing.T) {
+	takeover := Request{Wish: Takeover}
+	s := State{Phase: Sharing}
+	step := func(seen Seen, at time.Duration) Action {
+		var a Action
+		s, a = Next(s, takeover, seen, noon.Add(at))
+		return a
+	}
+	step(Seen{Rules: true, Running: true}, 0)
+	step(Seen{Rules: true}, time.Second)
+	step(Seen{Rules: true, Running: true}, 8*time.Second)
+	if a := step(Seen{Rules: true}, 9*time.Second); a != Nothing {
+		t.Error("removed at once")
+	}
+	if a := step(Seen{Rules: true}, 18*time.Second); a != Nothing || s.Stopped(noon.Add(18*time.Second)) {
+		t.Error("removed after 9 s")
+	}
+	if a := step(Seen{Rules: true}, 19*time.Second); a != RemoveRules {
+		t.Errorf("10 s after kube-proxy was seen last: %+v", s)
+	}
+}
+
+// Rules that come back have somebody who writes them, seen or not.
+func TestRulesComeBack(t *testing.T) {
+	takeover := Request{Wish: Takeover}
+	long := noon.Add(-time.Hour)
+	s, a := Next(State{Phase: Sharing, Gone: long}, takeover, Seen{Rules: true}, noon)
+	if a != RemoveRules {
+		t.Fatalf("%+v", s)
+	}
+	s, _ = Next(s, takeover, Seen{}, noon.Add(time.Second))
+	for _, at := range []time.Duration{2 * time.Second, time.Minute, 9 * time.Minute} {
+		if s, a = Next(s, takeover, Seen{Rules: true}, noon.Add(at)); s.Phase != Sharing || a != Nothing || !strings.Contains(s.Why, "came back") {
+			t.Errorf("after %v: action %d, %+v", at, a, s)
+		}
+	}
+	if back, _ := Next(s, Request{Wish: Rollback}, Seen{Rules: true, Covered: true, Own: 1}, noon.Add(9*time.Minute)); back.Phase != Returning {
+		t.Errorf("rollback to it: %+v", back)
+	}
+	if again, a := Next(s, takeover, Seen{Rules: true}, noon.Add(11*time.Minute)); a != RemoveRules {
+		t.Errorf("it may have been stopped: %+v", again)
 	}
 }

@@ -70,9 +70,11 @@ func (l *load) note(name string, err error) {
 	}
 }
 
-// every calls f about once a period until the load ends or f fails for good.
-func (l *load) every(period time.Duration, f func() bool) {
+// every calls f about once a period until the load ends or f fails for good, and
+// then end.
+func (l *load) every(period time.Duration, end func(), f func() bool) {
 	l.done.Go(func() {
+		defer end()
 		tick := time.NewTicker(period)
 		defer tick.Stop()
 		for {
@@ -91,7 +93,7 @@ func (l *load) every(period time.Duration, f func() bool) {
 // connects makes connections, about a thousand a second.
 func connects(what string, ns *lab.Namespace, addr string) *load {
 	l := newLoad(what)
-	l.every(time.Millisecond, func() bool {
+	l.every(time.Millisecond, func() {}, func() bool {
 		l.note(ask(ns, addr))
 		return true
 	})
@@ -108,7 +110,7 @@ func stream(t *testing.T, what string, ns *lab.Namespace, addr string) *load {
 	name, err := r.ReadString('\n')
 	check(t, err)
 	n := 0
-	l.every(5*time.Millisecond, func() bool {
+	l.every(5*time.Millisecond, func() { _ = c.Close() }, func() bool {
 		n++
 		_ = c.SetDeadline(time.Now().Add(patience))
 		if _, err := fmt.Fprintf(c, "%d\n", n); err != nil {
@@ -122,7 +124,6 @@ func stream(t *testing.T, what string, ns *lab.Namespace, addr string) *load {
 		l.note(strings.TrimSpace(name), err)
 		return err == nil
 	})
-	l.done.Go(func() { <-l.stop; time.Sleep(20 * time.Millisecond); _ = c.Close() })
 	return l
 }
 
@@ -131,19 +132,19 @@ func stream(t *testing.T, what string, ns *lab.Namespace, addr string) *load {
 func datagrams(t *testing.T, what string, ns *lab.Namespace, addr string, connected bool) *load {
 	t.Helper()
 	l := newLoad(what)
-	to, err := net.ResolveUDPAddr("udp4", addr)
+	to, err := net.ResolveUDPAddr("udp", addr)
 	check(t, err)
 	var u *net.UDPConn
 	check(t, ns.Do(func() error {
 		if connected {
-			u, err = net.DialUDP("udp4", nil, to)
+			u, err = net.DialUDP("udp", nil, to)
 		} else {
-			u, err = net.ListenUDP("udp4", nil)
+			u, err = net.ListenUDP(map[bool]string{true: "udp4", false: "udp6"}[to.IP.To4() != nil], nil)
 		}
 		return err
 	}))
 	n := 0
-	l.every(5*time.Millisecond, func() bool {
+	l.every(5*time.Millisecond, func() { time.Sleep(late); _ = u.Close() }, func() bool {
 		n++
 		if connected {
 			_, err = fmt.Fprint(u, n)
@@ -158,7 +159,6 @@ func datagrams(t *testing.T, what string, ns *lab.Namespace, addr string, connec
 		}
 		return true
 	})
-	l.done.Go(func() { <-l.stop; time.Sleep(late); _ = u.Close() })
 	go func() {
 		buf := make([]byte, 64)
 		for {

@@ -56,7 +56,7 @@ func (w *world) shadow(config string) (r shadow.Report) {
 func TestShadow(t *testing.T) {
 	for _, mode := range []string{"nftables", "iptables"} {
 		t.Run(mode, func(t *testing.T) {
-			w := newWorld(t, mode)
+			w := newWorld(t, way{mode, false})
 			w.variety()
 			w.startProxy()
 			w.served()

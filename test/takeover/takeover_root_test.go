@@ -3,7 +3,11 @@
 package takeover
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -12,10 +16,44 @@ import (
 	"github.com/beeline-net/beeline/internal/kubeproxy"
 )
 
+// server is who answers at kube-proxy's ports.
+type server string
+
+const (
+	beelineServer   server = "Beeline"
+	kubeProxyServer server = "kube-proxy"
+)
+
+// ports waits until both of kube-proxy's ports are somebody's.
+func (w *world) ports(t *testing.T, want server) {
+	t.Helper()
+	for _, url := range []string{"http://127.0.0.1:10249/proxyMode", "http://127.0.0.1:10256/healthz"} {
+		eventually(t, time.Minute, func() error {
+			client := http.Client{Timeout: patience, Transport: &http.Transport{
+				DisableKeepAlives: true,
+				DialContext:       func(_ context.Context, network, addr string) (net.Conn, error) { return dial(w.node.NS, network, addr) },
+			}}
+			r, err := client.Get(url)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = r.Body.Close() }()
+			got := kubeProxyServer
+			if r.Header.Get("Server") == kubeproxy.Server {
+				got = beelineServer
+			}
+			if got != want {
+				return fmt.Errorf("%s is answered by %s", url, got)
+			}
+			return nil
+		})
+	}
+}
+
 // streams are connections of every kind that must not end.
 func (w *world) streams() []*load {
-	service := func(port int) string { return fmt.Sprintf("%s:%d", clusterIP, port) }
-	nodePort := func(port int) string { return fmt.Sprintf("%s:%d", w.node.V4, port) }
+	service := func(port uint16) string { return at(w.serviceIP(), port) }
+	nodePort := func(port uint16) string { return at(w.nodeIP(), port) }
 	return []*load{
 		stream(w.t, "TCP stream, pod to ClusterIP", w.client.NS, service(tcpPort)),
 		stream(w.t, "TCP stream, outside to NodePort", w.outside, nodePort(tcpNode)),
@@ -27,8 +65,8 @@ func (w *world) streams() []*load {
 
 func (w *world) loops() []*load {
 	return []*load{
-		connects("connects, pod to ClusterIP", w.client.NS, fmt.Sprintf("%s:%d", clusterIP, tcpPort)),
-		connects("connects, outside to NodePort", w.outside, fmt.Sprintf("%s:%d", w.node.V4, tcpNode)),
+		connects("connects, pod to ClusterIP", w.client.NS, at(w.serviceIP(), tcpPort)),
+		connects("connects, outside to NodePort", w.outside, at(w.nodeIP(), tcpNode)),
 	}
 }
 
@@ -60,45 +98,46 @@ func (w *world) translated() (n int) {
 func (w *world) served() {
 	w.t.Helper()
 	for _, c := range []*load{newLoad("pod"), newLoad("outside")} {
-		ns, addr := w.client.NS, fmt.Sprintf("%s:%d", clusterIP, tcpPort)
+		ns, addr := w.client.NS, at(w.serviceIP(), tcpPort)
 		if c.what == "outside" {
-			ns, addr = w.outside, fmt.Sprintf("%s:%d", w.node.V4, tcpNode)
+			ns, addr = w.outside, at(w.nodeIP(), tcpNode)
 		}
-		eventually(w.t, 30*time.Second, func() error { _, err := ask(ns, addr); return err })
+		eventually(w.t, time.Minute, func() error { _, err := ask(ns, addr); return err })
 	}
 }
 
 // A node is taken over from kube-proxy and given back. Streams from before go on
 // through all of it until their clients end them, and no connect fails.
 func TestTakeoverAndRollback(t *testing.T) {
-	for _, mode := range []string{"nftables", "iptables"} {
-		t.Run(mode, func(t *testing.T) {
-			w := newWorld(t, mode)
+	for _, how := range []way{{"nftables", false}, {"iptables", false}, {"nftables", true}, {"iptables", true}} {
+		t.Run(how.String(), func(t *testing.T) {
+			w := newWorld(t, how)
 			w.startProxy()
 			w.served()
 			old, loops := w.streams(), w.loops()
 			time.Sleep(500 * time.Millisecond)
 
 			w.startAgent("--takeover", "wait")
-			w.phase(10*time.Second, "waiting", "kube-proxy serves")
+			w.phase(time.Minute, "waiting", "kube-proxy serves")
 			if out, err := w.beeline("takeover"); err != nil {
 				t.Fatal(err, out)
 			}
-			w.phase(10*time.Second, "sharing", "still runs")
+			w.phase(time.Minute, "sharing", "still runs")
+			w.ports(t, kubeProxyServer)
 			w.proxy.end()
-			w.phase(10*time.Second, "sharing", "to end")
+			w.phase(time.Minute, "sharing", "to end")
 
 			// kube-proxy does not know this any more: new connections are Beeline's.
 			w.publish("here", "there", "new")
 			for _, l := range loops {
-				eventually(t, 10*time.Second, func() error {
+				eventually(t, time.Minute, func() error {
 					if l.by("new") == 0 {
 						return fmt.Errorf("%s: none to the new endpoint", l.what)
 					}
 					return nil
 				})
 			}
-			eventually(t, 10*time.Second, func() error {
+			eventually(t, time.Minute, func() error {
 				if n := w.translated(); n != len(old) {
 					return fmt.Errorf("netfilter translates %d flows, want the %d streams", n, len(old))
 				}
@@ -107,10 +146,11 @@ func TestTakeoverAndRollback(t *testing.T) {
 			for _, l := range old {
 				l.finish(t, true, 2) // programs came, and changed
 			}
-			w.phase(30*time.Second, "alone", "were removed")
+			w.phase(time.Minute, "alone", "were removed")
 			if p := w.rules(); p.Any() {
 				t.Errorf("left: %v", p)
 			}
+			w.ports(t, beelineServer)
 
 			young := w.streams()
 			time.Sleep(500 * time.Millisecond)
@@ -131,9 +171,9 @@ func (w *world) rollback(t *testing.T, young []*load) {
 	if out, err := w.beeline("takeover", "--rollback"); err != nil {
 		t.Fatal(err, out)
 	}
-	w.phase(10*time.Second, "alone", "to be started")
+	w.phase(time.Minute, "alone", "to be started")
 	w.startProxy()
-	w.phase(30*time.Second, "returning", "flows to end")
+	w.phase(time.Minute, "returning", "flows to end")
 	time.Sleep(2 * time.Second)
 	for _, l := range young {
 		l.finish(t, true, 1) // programs changed
@@ -142,14 +182,73 @@ func (w *world) rollback(t *testing.T, young []*load) {
 	if out, err := w.beeline("takeover", "--rollback", "--deadline", "1s", "--wait"); err != nil {
 		t.Fatal(err, out)
 	}
-	eventually(t, 10*time.Second, func() error {
+	eventually(t, time.Minute, func() error {
 		if !strings.Contains(w.agent.log.String(), "standing by") {
 			return fmt.Errorf("the agent has not left")
 		}
 		return nil
 	})
 	w.served()
-	if n := w.translated(); n == 0 {
-		t.Error("netfilter translates nothing on kube-proxy's node")
+	eventually(t, time.Minute, func() error {
+		if n := w.translated(); n == 0 {
+			return errors.New("netfilter translates nothing on kube-proxy's node")
+		}
+		return nil
+	})
+	w.ports(t, kubeProxyServer)
+}
+
+// The annotation of the Node is followed from the first moment, in a node's first
+// agent and in those after it, also while the node is kube-proxy's.
+func TestNodeSays(t *testing.T) {
+	w := newWorld(t, way{"nftables", false})
+	w.annotate("wait")
+	w.startProxy()
+	w.served()
+	stays := func(phase string) {
+		t.Helper()
+		for range 15 {
+			w.phase(time.Minute, phase, "kube-proxy serves")
+			time.Sleep(200 * time.Millisecond)
+		}
 	}
+	again := func() {
+		t.Helper()
+		_ = w.agent.cmd.Process.Kill()
+		_ = w.agent.cmd.Wait()
+		w.launchAgent()
+	}
+	w.startAgent()
+	stays("waiting")
+	again()
+	stays("waiting")
+	w.ports(t, kubeProxyServer)
+
+	w.annotate("takeover")
+	w.phase(time.Minute, "sharing", "still runs")
+	// A kube-proxy that comes back, in another version say, has its ports again.
+	w.proxy.end()
+	w.phase(time.Minute, "sharing", "whether it comes back")
+	w.startProxy()
+	w.phase(time.Minute, "sharing", "still runs")
+	w.ports(t, kubeProxyServer)
+
+	w.annotate("rollback")
+	w.phase(time.Minute, "returning", "to end")
+	again()
+	w.phase(time.Minute, "returning", "to end")
+	if out, err := w.beeline("takeover", "--rollback", "--deadline", "1s", "--wait"); err != nil {
+		t.Fatal(err, out)
+	}
+	if out, err := w.beeline("takeover", "--forget"); err != nil {
+		t.Fatal(err, out)
+	}
+	stays("returned")
+	again()
+	stays("returned")
+	w.served()
+
+	w.annotate("takeover")
+	w.phase(time.Minute, "sharing", "still runs")
+	w.served()
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -99,7 +100,43 @@ type world struct {
 	api          *apiserver.Server
 	proxy, agent *process
 	mode         string
+	// ipv6: the Service and all that goes to it.
+	ipv6 bool
 }
+
+// way is how kube-proxy works, and for which clients.
+type way struct {
+	mode string
+	ipv6 bool
+}
+
+func (w way) String() string { return w.mode + map[bool]string{true: ", IPv6"}[w.ipv6] }
+
+// serviceIP is the Service's address.
+func (w *world) serviceIP() netip.Addr {
+	if w.ipv6 {
+		return netip.MustParseAddr(clusterIP6)
+	}
+	return netip.MustParseAddr(clusterIP)
+}
+
+// nodeIP is the node's address of the Service's family.
+func (w *world) nodeIP() netip.Addr {
+	if w.ipv6 {
+		return w.node.V6
+	}
+	return w.node.V4
+}
+
+func (w *world) podIP(p *lab.Pod) netip.Addr {
+	if w.ipv6 {
+		return p.V6
+	}
+	return p.V4
+}
+
+// at are addresses for sockets.
+func at(ip netip.Addr, port uint16) string { return netip.AddrPortFrom(ip, port).String() }
 
 const (
 	serverAt  = "127.0.0.1:6443"
@@ -109,9 +146,11 @@ const (
 	udpNode   = 30053
 	podPort   = 8080
 	clusterIP = "10.96.0.80"
+
+	clusterIP6 = "fd00:10:96::80"
 )
 
-func newWorld(t *testing.T, mode string) *world {
+func newWorld(t *testing.T, how way) *world {
 	t.Helper()
 	lab.RequireRoot(t)
 	l, err := lab.New(fmt.Sprintf("tko%d", os.Getpid()))
@@ -120,7 +159,7 @@ func newWorld(t *testing.T, mode string) *world {
 	network, err := l.Cluster(3)
 	check(t, err)
 	w := &world{t: t, lab: l, node: network.Nodes[0], other: network.Nodes[1], outside: network.Nodes[2].NS,
-		mode: mode, pods: map[string]*lab.Pod{}, api: apiserver.New(t)}
+		mode: how.mode, ipv6: how.ipv6, pods: map[string]*lab.Pod{}, api: apiserver.New(t)}
 	// The process stands in for a pod's: its sockets are below the node's cgroup.
 	w.client, err = w.node.Pod("client")
 	check(t, err)
@@ -148,13 +187,24 @@ func newWorld(t *testing.T, mode string) *world {
 		go func() { _ = server.Serve(at) }()
 		return nil
 	}))
-	w.api.Put(&corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: w.node.Name},
-		Status:     corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: w.node.V4.String()}}},
-	})
+	w.annotate("")
 	w.publish("here", "there")
 	t.Cleanup(w.stop)
 	return w
+}
+
+// annotate says what is wanted of the node; empty: nothing.
+func (w *world) annotate(wish string) {
+	annotations := map[string]string{}
+	if wish != "" {
+		annotations["beeline.dev/takeover"] = wish
+	}
+	w.api.Put(&corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: w.node.Name, Annotations: annotations},
+		Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{
+			{Type: corev1.NodeInternalIP, Address: w.node.V4.String()}, {Type: corev1.NodeInternalIP, Address: w.node.V6.String()},
+		}},
+	})
 }
 
 // publish makes these pods the Service's endpoints.
@@ -165,11 +215,15 @@ func (w *world) publish(pods ...string) {
 
 // objects are the Service and its endpoints.
 func (w *world) objects(pods ...string) (*corev1.Service, *discoveryv1.EndpointSlice) {
+	ip, family, kind := w.serviceIP().String(), corev1.IPv4Protocol, discoveryv1.AddressTypeIPv4
+	if w.ipv6 {
+		family, kind = corev1.IPv6Protocol, discoveryv1.AddressTypeIPv6
+	}
 	svc := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", UID: "u"},
 		Spec: corev1.ServiceSpec{
-			Type: corev1.ServiceTypeNodePort, ClusterIP: clusterIP, ClusterIPs: []string{clusterIP},
-			IPFamilies: []corev1.IPFamily{corev1.IPv4Protocol},
+			Type: corev1.ServiceTypeNodePort, ClusterIP: ip, ClusterIPs: []string{ip},
+			IPFamilies: []corev1.IPFamily{family},
 			Ports: []corev1.ServicePort{
 				{Name: "tcp", Port: tcpPort, NodePort: tcpNode, Protocol: corev1.ProtocolTCP},
 				{Name: "udp", Port: udpPort, NodePort: udpNode, Protocol: corev1.ProtocolUDP},
@@ -180,14 +234,14 @@ func (w *world) objects(pods ...string) (*corev1.Service, *discoveryv1.EndpointS
 	tcp, udp := corev1.ProtocolTCP, corev1.ProtocolUDP
 	slice := &discoveryv1.EndpointSlice{
 		ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: "web-1", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
-		AddressType: discoveryv1.AddressTypeIPv4,
+		AddressType: kind,
 		Ports: []discoveryv1.EndpointPort{
 			{Name: name("tcp"), Port: number(podPort), Protocol: &tcp}, {Name: name("udp"), Port: number(podPort), Protocol: &udp},
 		},
 	}
 	for _, p := range pods {
 		pod := w.pods[p]
-		slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{Addresses: []string{pod.V4.String()}, NodeName: &pod.Node.Name})
+		slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{Addresses: []string{w.podIP(pod).String()}, NodeName: &pod.Node.Name})
 	}
 	return svc, slice
 }
@@ -195,7 +249,7 @@ func (w *world) objects(pods ...string) (*corev1.Service, *discoveryv1.EndpointS
 // serve answers with the pod's name: once on a TCP connection and then with all
 // that comes, and on every datagram, which it repeats.
 func (w *world) serve(name string, p *lab.Pod) {
-	at := netip.AddrPortFrom(p.V4, podPort).String()
+	at := at(w.podIP(p), podPort)
 	check(w.t, p.NS.Do(func() error {
 		l, err := net.Listen("tcp", at)
 		if err != nil {
@@ -261,7 +315,15 @@ func (w *world) start(name string, args ...string) *process {
 // end ends a process as kubelet does.
 func (p *process) end() {
 	if p != nil && p.cmd.ProcessState == nil {
-		_ = p.cmd.Process.Signal(unix.SIGTERM)
+		// unshare(1) does not pass a signal on.
+		inside, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", p.cmd.Process.Pid))
+		pid, err := strconv.Atoi(strings.TrimSpace(string(inside)))
+		if err != nil {
+			pid = p.cmd.Process.Pid
+		}
+		_ = unix.Kill(pid, unix.SIGTERM)
+		late := time.AfterFunc(patience, func() { _ = p.cmd.Process.Kill() })
+		defer late.Stop()
 		_ = p.cmd.Wait()
 	}
 }
@@ -281,20 +343,30 @@ func (w *world) stop() {
 func (w *world) startProxy() {
 	w.t.Helper()
 	w.proxy = w.start(kubeProxy, "--proxy-mode", w.mode, "--master", "http://"+serverAt, "--hostname-override", w.node.Name,
-		"--cluster-cidr", "10.244.0.0/16", "--conntrack-max-per-core", "0", "--conntrack-min", "0",
+		"--cluster-cidr", clusterCIDR, "--conntrack-max-per-core", "0", "--conntrack-min", "0",
 		"--conntrack-tcp-timeout-established", "0", "--conntrack-tcp-timeout-close-wait", "0", "--v", "2")
 }
 
+// clusterCIDR is where pods are.
+const clusterCIDR = "10.244.0.0/16,fd00:244::/48"
+
 func (w *world) startAgent(args ...string) {
 	w.t.Helper()
-	w.agent = w.start(beeline, append([]string{"agent", "--master", "http://" + serverAt, "--node-name", w.node.Name,
-		"--bpffs", w.node.BPFFS, "--cgroup-root", w.node.Cgroup.Path, "--cluster-cidr", "10.244.0.0/16", "--packet-path"}, args...)...)
-	eventually(w.t, 30*time.Second, func() error {
+	w.launchAgent(args...)
+	eventually(w.t, time.Minute, func() error {
 		if !strings.Contains(w.agent.log.String(), "in step") {
 			return fmt.Errorf("the agent is not in step")
 		}
 		return nil
 	})
+}
+
+// launchAgent starts an agent, which may have nothing to do.
+func (w *world) launchAgent(args ...string) {
+	w.t.Helper()
+	// As in a container, which does not see the node's processes.
+	w.agent = w.start("unshare", append([]string{"--pid", "--fork", "--kill-child", "--mount-proc", beeline, "agent", "--master", "http://" + serverAt, "--node-name", w.node.Name,
+		"--bpffs", w.node.BPFFS, "--cgroup-root", w.node.Cgroup.Path, "--cluster-cidr", clusterCIDR, "--packet-path"}, args...)...)
 }
 
 // beeline runs a verb of the command line on the node.
