@@ -90,8 +90,9 @@ func (g *global) takeover(cmd *cobra.Command, f takeoverFlags) error {
 		return exitError{exitNotFound, errNotInstalled}
 	}
 	if !f.dryRun {
-		if !pins.Locked() {
-			return errors.New("no agent runs on this node: start one first, with --takeover=wait if it is not to begin at once")
+		// One that stands by, since the node is kube-proxy's, holds on to nothing.
+		if s, err := readState(pins); err != nil || !pins.Locked() && s.Phase != takeover.Returned {
+			return errors.Join(err, errors.New("no agent runs on this node: start one first, with --takeover=wait if it is not to begin at once"))
 		}
 		if err := say(pins, f); err != nil {
 			return err
