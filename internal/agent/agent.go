@@ -105,8 +105,7 @@ func run(ctx context.Context, o Options, given *handover) (err error) {
 	}
 	verified := &tablesCheck{}
 	f := newFront(o, dp, tables, src, append(packet.checks(), probe, verified)...)
-	given.ports = &f.ports
-	if err := given.attach(dp, tables, packet, probe); err != nil {
+	if err := given.attach(dp, tables, packet, probe, &f.ports); err != nil {
 		return err
 	}
 	if f.page, err = webPage(cfg, tables, store, log); err != nil {

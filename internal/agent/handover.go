@@ -117,8 +117,8 @@ func inForce(p takeover.Phase) datapath.Handover {
 }
 
 // attach gives it the kernel.
-func (h *handover) attach(dp *datapath.Datapath, tables *maps.Tables, packet *packetPath, probe *selfTest) error {
-	h.dp, h.tables, h.packet, h.selfTest = dp, tables, packet, probe
+func (h *handover) attach(dp *datapath.Datapath, tables *maps.Tables, packet *packetPath, probe *selfTest, ports *ports) error {
+	h.dp, h.tables, h.packet, h.selfTest, h.ports = dp, tables, packet, probe, ports
 	h.kept = map[abi.FlowTuple]bool{}
 	probe.off.Store(h.inForce.RefuseNew)
 	h.enter(h.state)

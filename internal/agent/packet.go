@@ -18,7 +18,7 @@ import (
 // packetPath keeps the packet programs on this node's devices. The loop owns it.
 type packetPath struct {
 	log     *slog.Logger
-	dp      *datapath.Datapath
+	giveUp  func() error // ends what the last agent's programs do with maps of old
 	devices *datapath.Devices
 	local   config.LocalTraffic
 	sysctl  sysctl
@@ -80,7 +80,7 @@ func newPacketPath(ctx context.Context, dp *datapath.Datapath, c config.Config, 
 		return nil, err
 	}
 	p := &packetPath{
-		log: log, dp: dp, devices: devices, local: c.LocalTraffic, sysctl: sysctl(c.Kernel.Sysctl),
+		log: log, giveUp: dp.GiveUp, devices: devices, local: c.LocalTraffic, sysctl: sysctl(c.Kernel.Sysctl),
 		missing: make(chan struct{}, 1), loaded: make(chan struct{}),
 	}
 	p.lookAtPorts()
@@ -107,7 +107,7 @@ func (p *packetPath) there() bool {
 	<-p.loaded
 	if p.failed != nil && !p.said {
 		p.said = true
-		p.log.Error("DEGRADED, no packet path: NodePorts, load balancer addresses and external IPs are not served to clients outside, nor Services to pods whose sockets are not this kernel's; sockets on this node are served", "err", errors.Join(p.failed, p.dp.GiveUp()))
+		p.log.Error("DEGRADED, no packet path: NodePorts, load balancer addresses and external IPs are not served to clients outside, nor Services to pods whose sockets are not this kernel's; sockets on this node are served", "err", errors.Join(p.failed, p.giveUp()))
 	}
 	return p.failed == nil
 }

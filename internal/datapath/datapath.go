@@ -159,7 +159,7 @@ func prepare(pins Pins, opts Options) (_ *Datapath, err error) {
 // agent in place. Devices may load the packet path's at the same time.
 func (d *Datapath) Attach() error {
 	if err := d.attach(); err != nil {
-		return err
+		return errors.Join(err, d.pins.takeBack())
 	}
 	if d.opts.Packet != nil { // its programs are still those of the last agent
 		return nil
