@@ -113,7 +113,7 @@ func run(ctx context.Context, o Options, given *handover) (err error) {
 	}
 	changes := make(chan settings)
 	asks := make(chan factsAsk)
-	facts := &factsServer{log: log, from: src.from, stated: src.stated, asks: asks}
+	people := &peopleServer{log: log, store: store, from: src.from, stated: src.stated, asks: asks}
 	l := &loop{
 		log:          log,
 		store:        store,
@@ -140,7 +140,6 @@ func run(ctx context.Context, o Options, given *handover) (err error) {
 	l.report.held = func() int { return len(l.hold.held) }
 	f.restored(rec.Usage())
 
-	g.Go(func() error { tellNames(ctx, cfg.Kernel.BPFFS, store, log); return nil })
 	g.Go(func() error { return l.run(ctx) })
 	if packet != nil {
 		g.Go(func() error { return (&link.Source{Set: store.SetNetwork, Log: log}).Run(ctx) })
@@ -153,7 +152,7 @@ func run(ctx context.Context, o Options, given *handover) (err error) {
 	newOptOuts(dp.SetOptOuts, log).start(ctx, g, src.optOuts)
 	g.Go(func() error { return probe.serve(ctx) })
 	f.start(ctx, g, l.inStep, changes)
-	g.Go(func() error { return facts.run(ctx, datapath.NewPins(cfg.Kernel.BPFFS)) })
+	g.Go(func() error { return people.run(ctx, datapath.NewPins(cfg.Kernel.BPFFS)) })
 	return g.Wait()
 }
 

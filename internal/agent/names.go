@@ -3,17 +3,15 @@
 package agent
 
 import (
-	"context"
-	"log/slog"
 	"net/netip"
 
-	"github.com/beeline-net/beeline/internal/podname"
+	"github.com/beeline-net/beeline/internal/agentsocket"
 	"github.com/beeline-net/beeline/internal/snapshot"
 )
 
 // podNames lists the pods behind all endpoints.
-func podNames(store *snapshot.Store) podname.Names {
-	names := podname.Names{}
+func podNames(store *snapshot.Store) agentsocket.Names {
+	names := agentsocket.Names{}
 	for _, service := range store.Names() {
 		_, slices := store.Service(service)
 		for _, slice := range slices {
@@ -28,13 +26,4 @@ func podNames(store *snapshot.Store) podname.Names {
 		}
 	}
 	return names
-}
-
-// tellNames answers who asks for names of pods, until ctx ends. That it cannot
-// is no reason to stop: the command line shows addresses then.
-func tellNames(ctx context.Context, bpffs string, store *snapshot.Store, log *slog.Logger) {
-	err := podname.Serve(ctx, bpffs, func() podname.Names { return podNames(store) })
-	if err != nil {
-		log.Warn("the command line will show addresses instead of names of pods", "err", err)
-	}
 }

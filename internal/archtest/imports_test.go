@@ -45,7 +45,7 @@ var floors = map[string]floor{
 	"reconcile": {[]string{"abi", "host", "maps", "model", "plan"}, "from plans to maps, without a source and without a program"},
 	"terminate": {[]string{"abi", "maps"}, "judges sockets by the tables alone, whoever fills them"},
 	"inspect":   {[]string{"abi", "maps", "model", "plan"}, "reads what the kernel does, not what the agent meant"},
-	"probe":     {[]string{"abi", "datapath", "explain", "frame", "inspect", "maps", "model", "oracle", "plan", "source/kube", "source/link", "source/manifest"}, "asks everybody who knows, and lets explain put it together"},
+	"probe":     {[]string{"abi", "agentsocket", "datapath", "explain", "frame", "inspect", "maps", "model", "oracle", "plan", "source/kube", "source/link", "source/manifest"}, "asks everybody who knows, and lets explain put it together"},
 	"capture":   {[]string{"abi", "datapath", "inspect", "maps", "model"}, "looks at packets beside the programs, and names them as inspect does"},
 	"survey":    {[]string{"check", "datapath", "inspect", "maps", "netfilter", "plan"}, "looks at a node and judges nothing"},
 	"check":     {nil, "a pure judgement of facts"},
@@ -53,16 +53,16 @@ var floors = map[string]floor{
 	"explain":   {[]string{"model", "oracle", "plan"}, "reasons from plain values; who fetches them is another matter"},
 	"frame":     {[]string{"model"}, "bytes of packets, whoever sends them"},
 
-	"web":     {[]string{"inspect"}, "shows what is read; it can change nothing"},
-	"podname": {nil, "a socket between the agent and the command line; what it tells, the agent knows"},
+	"web":         {[]string{"inspect"}, "shows what is read; it can change nothing"},
+	"agentsocket": {nil, "a socket between the agent and the command line; what it tells, the agent knows"},
 
 	"config":  {[]string{"takeover"}, "settings are values; who obeys them imports them"},
 	"health":  {[]string{"model"}, "answers from what it is told"},
 	"metrics": {[]string{"model"}, "counts what it is told"},
 
-	"agent": {[]string{"abi", "config", "conntrack", "datapath", "explain", "health", "host", "inspect", "kubeproxy", "maps", "metrics", "model", "oracle", "plan", "podname", "reconcile", "snapshot", "source/kube", "source/link", "source/manifest", "source/object", "takeover", "terminate", "web"}, "the one place that wires the others together"},
+	"agent": {[]string{"abi", "agentsocket", "config", "conntrack", "datapath", "explain", "health", "host", "inspect", "kubeproxy", "maps", "metrics", "model", "oracle", "plan", "reconcile", "snapshot", "source/kube", "source/link", "source/manifest", "source/object", "takeover", "terminate", "web"}, "the one place that wires the others together"},
 	"demo":  {[]string{"datapath", "inspect", "lab", "maps"}, "looks at agents from outside, as an operator does"},
-	"cli":   {[]string{"abi", "agent", "capture", "check", "config", "datapath", "demo", "explain", "inspect", "kubeproxy", "maps", "metrics", "model", "oracle", "podname", "probe", "shadow", "survey", "takeover"}, "verbs; what they do stands elsewhere"},
+	"cli":   {[]string{"abi", "agent", "agentsocket", "capture", "check", "config", "datapath", "demo", "explain", "inspect", "kubeproxy", "maps", "metrics", "model", "oracle", "probe", "shadow", "survey", "takeover"}, "verbs; what they do stands elsewhere"},
 
 	"archtest": {nil, "reads files"},
 }
@@ -76,7 +76,7 @@ var libraries = map[string]floor{
 	"sigs.k8s.io/yaml":                     {[]string{"cli", "config", "contract", "source/manifest"}, "YAML is for people and files, at the edge"},
 	"go.yaml.in/yaml/":                     {[]string{"source/manifest"}, "YAML is for people and files, at the edge"},
 	"github.com/vishvananda/":              {[]string{"conntrack", "datapath", "lab", "source/link", "terminate"}, "devices and namespaces are made in the lab only, and watched by one source; tc filters are the datapath's, sockets are ended by one package"},
-	"golang.org/x/sys/unix":                {[]string{"agent", "capture", "conntrack", "datapath", "demo", "kubeproxy", "lab", "maps", "netfilter", "podname", "probe", "source/kube", "source/link", "survey", "terminate"}, "system calls are made at the edges"},
+	"golang.org/x/sys/unix":                {[]string{"agent", "agentsocket", "capture", "conntrack", "datapath", "demo", "kubeproxy", "lab", "maps", "netfilter", "probe", "source/kube", "source/link", "survey", "terminate"}, "system calls are made at the edges"},
 	"github.com/gopacket/gopacket":         {[]string{"capture"}, "writes files of packets"},
 	"github.com/google/nftables":           {[]string{"kubeproxy", "netfilter"}, "netfilter is read in one place"},
 	"golang.org/x/sync/":                   {[]string{"agent"}, "goroutines are started where all is wired"},

@@ -18,28 +18,44 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/beeline-net/beeline/internal/abi"
+	"github.com/beeline-net/beeline/internal/agentsocket"
+	"github.com/beeline-net/beeline/internal/datapath"
 	"github.com/beeline-net/beeline/internal/inspect"
 	"github.com/beeline-net/beeline/internal/maps"
-	"github.com/beeline-net/beeline/internal/podname"
 )
 
 // pods returns what names pods, for as long as an agent answers; without one
 // nothing has a name.
 func (g *global) pods(ctx context.Context) func(netip.AddrPort) string {
 	const patience = 5 * time.Second
-	var names podname.Names
+	var names agentsocket.Names
 	var asked time.Time
 	return func(at netip.AddrPort) string {
 		name, ok := names[at]
 		if !ok && time.Since(asked) > patience {
 			asked = time.Now()
-			if fresh, err := podname.Fetch(ctx, g.bpffs); err == nil {
+			if fresh := g.askPods(ctx); fresh != nil {
 				names = fresh
 				name = names[at]
 			}
 		}
 		return name
 	}
+}
+
+// askPods asks the agent for the names of pods; none if it does not answer.
+func (g *global) askPods(ctx context.Context) (names agentsocket.Names) {
+	const patience = 5 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	socket, err := datapath.NewPins(g.bpffs).SocketName()
+	if err == nil {
+		err = agentsocket.Get(ctx, socket, agentsocket.PodsPath, nil, &names)
+	}
+	if err != nil {
+		return nil
+	}
+	return names
 }
 
 // monitor is what `beeline monitor` was asked for.

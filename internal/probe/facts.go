@@ -4,15 +4,9 @@ package probe
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
-	"net"
-	"net/http"
-	"strings"
-	"syscall"
 
+	"github.com/beeline-net/beeline/internal/agentsocket"
 	"github.com/beeline-net/beeline/internal/datapath"
 	"github.com/beeline-net/beeline/internal/explain"
 	"github.com/beeline-net/beeline/internal/source/kube"
@@ -65,30 +59,13 @@ func fromAgent(ctx context.Context, pins datapath.Pins, q explain.Query) (*expla
 	if err != nil {
 		return nil, err
 	}
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", name)
-	}
-	client := &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent/facts?"+q.Values().Encode(), nil)
-	if err != nil {
-		return nil, fmt.Errorf("ask the agent: %w", err)
-	}
-	answer, err := client.Do(r)
-	if errors.Is(err, syscall.ECONNREFUSED) {
+	var f explain.Facts
+	err = agentsocket.Get(ctx, name, agentsocket.FactsPath, q.Values(), &f)
+	if errors.Is(err, agentsocket.ErrNobody) {
 		return nil, nil //nolint:nilnil // nobody to ask, and that is no error
 	}
 	if err != nil {
-		return nil, fmt.Errorf("ask the agent: %w", err)
-	}
-	defer func() { _ = answer.Body.Close() }()
-	if answer.StatusCode != http.StatusOK {
-		const enough = 1000
-		text, _ := io.ReadAll(io.LimitReader(answer.Body, enough))
-		return nil, fmt.Errorf("ask the agent: %s", strings.TrimSpace(string(text)))
-	}
-	var f explain.Facts
-	if err := json.NewDecoder(answer.Body).Decode(&f); err != nil {
-		return nil, fmt.Errorf("ask the agent: %w", err)
+		return nil, err
 	}
 	return &f, nil
 }
