@@ -7,6 +7,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -20,11 +21,20 @@ func newService(g *global) *cobra.Command {
 		Aliases: []string{"services", "svc"},
 		Short:   "Show the Services that the kernel balances",
 	})
+	var interval time.Duration
 	list := &cobra.Command{
 		Use:   "list",
 		Short: "List the Services in the kernel",
-		Args:  noArgs,
+		Long: `Lists the frontends of all Services in the kernel. With --rates there is a line
+for each Service port, with what it has a second: new connections, packets and
+bytes, and what was refused or dropped. Packets and bytes are those of the packet
+path; what sockets of this node send is not seen.`,
+		Example: "  beeline service list\n  beeline service list --rates 2s",
+		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Flags().Changed("rates") {
+				return g.serviceRates(cmd, interval)
+			}
 			return g.withPorts(func(ports []inspect.Port) error {
 				return g.format.emit(cmd.OutOrStdout(), ports, func(w io.Writer) error {
 					return writeTable(w, serviceHeader, serviceRows(ports))
@@ -32,6 +42,7 @@ func newService(g *global) *cobra.Command {
 			})
 		},
 	}
+	list.Flags().DurationVar(&interval, "rates", 0, "measure for this time what Services have a second")
 	get := &cobra.Command{
 		Use:     "get NAMESPACE/NAME",
 		Short:   "Show one Service with its frontends and backends",
@@ -53,6 +64,32 @@ func newService(g *global) *cobra.Command {
 	g.addFlags(get)
 	cmd.AddCommand(list, get)
 	return cmd
+}
+
+// serviceRates lists the Services with what they have a second.
+func (g *global) serviceRates(cmd *cobra.Command, interval time.Duration) error {
+	if interval < leastInterval {
+		return usage(fmt.Errorf("--rates %v: must be %v or more", interval, leastInterval))
+	}
+	return g.measure(cmd.Context(), interval, func(o inspect.Overview) (bool, error) {
+		return false, g.format.emit(cmd.OutOrStdout(), o.Services, func(w io.Writer) error {
+			return writeTable(w, rateHeader, rateRows(o.Services))
+		})
+	})
+}
+
+var rateHeader = []string{"NAMESPACE", "NAME", "PORT", "PROTO", "FAMILY", "BACKENDS", "NEW/S", "PACKETS/S", "BYTES/S", "REFUSED/S"}
+
+func rateRows(all []inspect.Serving) [][]string {
+	rows := make([][]string, len(all))
+	for i, s := range all {
+		rows[i] = []string{
+			s.Namespace, s.Name, orDash(s.Port.Port), s.Protocol, s.Family, members(s.Cluster),
+			rateText(s.Rates.Connections), rateText(s.Rates.Packets), rateText(s.Rates.RequestBytes + s.Rates.ReplyBytes),
+			rateText(s.Rates.Refusals),
+		}
+	}
+	return rows
 }
 
 func (g *global) withPorts(f func([]inspect.Port) error) error {

@@ -5,9 +5,9 @@ package cli
 import (
 	"bufio"
 	"cmp"
+	"context"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"os/signal"
 	"slices"
@@ -31,6 +31,9 @@ type top struct {
 	rows     int
 	once     bool
 }
+
+// leastInterval is the shortest that rates are measured over.
+const leastInterval = 100 * time.Millisecond
 
 // topOrders are the ways to sort, by what --sort calls them; biggest first.
 func topOrders() map[string]func(a, b inspect.Serving) int {
@@ -80,8 +83,8 @@ func (t *top) run(cmd *cobra.Command, g *global) error {
 	if !slices.Contains(topSorts, t.sort) {
 		return usage(fmt.Errorf("--sort %s: must be one of %s", t.sort, strings.Join(topSorts, ", ")))
 	}
-	if t.interval < 100*time.Millisecond {
-		return usage(fmt.Errorf("--interval %v: must be 100ms or more", t.interval))
+	if t.interval < leastInterval {
+		return usage(fmt.Errorf("--interval %v: must be %v or more", t.interval, leastInterval))
 	}
 	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -89,6 +92,18 @@ func (t *top) run(cmd *cobra.Command, g *global) error {
 	if live && t.rows == 0 {
 		t.rows = 30
 	}
+	return g.measure(ctx, t.interval, func(o inspect.Overview) (more bool, err error) {
+		t.pick(&o)
+		if live {
+			return true, drawTop(cmd.OutOrStdout(), o)
+		}
+		return false, g.format.emit(cmd.OutOrStdout(), o, func(w io.Writer) error { return writeTable(w, topHeader, topRows(o)) })
+	})
+}
+
+// measure hands over what Services have had in each interval, until ctx ends or
+// show wants no more.
+func (g *global) measure(ctx context.Context, interval time.Duration, show func(inspect.Overview) (more bool, err error)) error {
 	timeouts, err := datapath.FlowTimeouts(datapath.NewPins(g.bpffs))
 	if err != nil {
 		return err
@@ -103,32 +118,25 @@ func (t *top) run(cmd *cobra.Command, g *global) error {
 			select {
 			case <-ctx.Done():
 				return nil
-			case <-time.After(t.interval):
+			case <-time.After(interval):
 			}
-			now, err := t.measure(tables, pods, timeouts, &before)
+			now, err := inspect.ReadOverview(tables, pods, timeouts, time.Now())
 			if err != nil {
 				return err
 			}
-			if !live {
-				return g.format.emit(cmd.OutOrStdout(), now, func(w io.Writer) error { return writeTable(w, topHeader, topRows(now)) })
-			}
-			if err := drawTop(cmd.OutOrStdout(), now); err != nil {
+			now.Since(&before)
+			before = now
+			if more, err := show(now); err != nil || !more {
 				return err
 			}
 		}
 	})
 }
 
-// measure reads again, and leaves what was asked for.
-func (t *top) measure(tables *maps.Tables, pods func(netip.AddrPort) string, timeouts inspect.FlowTimeouts, before *inspect.Overview) (inspect.Overview, error) {
-	now, err := inspect.ReadOverview(tables, pods, timeouts, time.Now())
-	if err != nil {
-		return now, err
-	}
-	now.Since(before)
-	*before = now
+// pick leaves what was asked for, in that order.
+func (t *top) pick(o *inspect.Overview) {
 	shown := []inspect.Serving{}
-	for _, s := range now.Services {
+	for _, s := range o.Services {
 		name := inspect.ServicePort{Namespace: s.Namespace, Name: s.Name, Port: s.Port.Port}
 		if t.service == "" || name.Matches(t.service) {
 			shown = append(shown, s)
@@ -138,8 +146,7 @@ func (t *top) measure(tables *maps.Tables, pods func(netip.AddrPort) string, tim
 	if t.rows > 0 {
 		shown = shown[:min(t.rows, len(shown))]
 	}
-	now.Services = shown
-	return now, nil
+	o.Services = shown
 }
 
 func isTerminal(w io.Writer) bool {

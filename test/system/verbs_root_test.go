@@ -4,55 +4,62 @@ package system
 
 import (
 	"encoding/json"
+	"os"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"sigs.k8s.io/yaml"
 )
 
 // Every verb that answers, in every format, with the agent up and down. Whoever
-// adds a verb adds a row.
+// adds a verb adds a row: the test compares with the reference page.
 func TestEveryVerbAnswersInEveryFormat(t *testing.T) {
 	s := newStage(t, 1)
 	n := s.nodes[0]
-	n.write("web.yaml", service("web", v4VIP, s.server(n, "a")))
+	n.write("web.yaml", nodePortService("web", v4VIP, s.server(n, "a")))
 	n.start()
-	rows := []struct {
-		args []string
-		down int // exit status without an agent
-	}{
-		{[]string{"status"}, 0},
-		{[]string{"service", "list"}, 0},
-		{[]string{"service", "get", "default/web"}, 0},
-		{[]string{"backend", "list"}, 0},
-		{[]string{"backend", "list", "default/web"}, 0},
-		{[]string{"explain", "svc/default/web"}, 0},
-		{[]string{"explain", "tcp", access[0].addr}, 0},
-		{[]string{"check", "--cgroup-root", n.Cgroup.Path}, 0},
-		{[]string{"version"}, 0},
+	rows := []verb{
+		{args: []string{"status"}},
+		{args: []string{"service", "list"}},
+		{args: []string{"service", "list", "--rates", "200ms"}},
+		{args: []string{"service", "get", "default/web"}},
+		{args: []string{"backend", "list"}},
+		{args: []string{"backend", "list", "default/web"}},
+		{args: []string{"flow", "list"}},
+		{args: []string{"explain", "svc/default/web"}},
+		{args: []string{"explain", "tcp", access[0].addr}},
+		{args: []string{"check", "--cgroup-root", n.Cgroup.Path}},
+		{args: []string{"top", "--interval", "200ms", "--once"}},
+		{args: []string{"monitor", "--count", "1", "--for", "10s"}, stream: true},
+		{args: []string{"capture", "--untouched", "--count", "1", "--for", "10s"}, stream: true},
+		{args: []string{"version"}},
 	}
-	ask := func(t *testing.T, status int, args []string) {
-		t.Helper()
-		for format, read := range map[string]func([]byte) error{
-			"json":  func(b []byte) error { var v any; return json.Unmarshal(b, &v) },
-			"yaml":  func(b []byte) error { var v any; return yaml.Unmarshal(b, &v) },
-			"table": func([]byte) error { return nil },
-		} {
-			out, errs, got := n.splitIn(args, format)
-			if got != status || strings.TrimSpace(out) == "" || strings.Contains(errs, "goroutine ") {
-				t.Errorf("-o %s: status %d, want %d: %s%s", format, got, status, out, errs)
-			}
-			if err := read([]byte(out)); err != nil {
-				t.Errorf("-o %s: %v: %s", format, err, out)
+	everyVerbHasARow(t, rows, map[string]string{
+		"agent":    "answers nothing",
+		"demo":     "answers nothing",
+		"takeover": "changes the node: test/takeover",
+		"cleanup":  "changes the node: below",
+	})
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() { // so that streams have something to tell
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(50 * time.Millisecond):
+				_, _ = s.ask("tcp", access[0].addr)
 			}
 		}
-	}
+	}()
 	for _, r := range rows {
-		t.Run(strings.Join(r.args, " "), func(t *testing.T) { ask(t, 0, r.args) })
+		t.Run(strings.Join(r.args, " "), func(t *testing.T) { n.answers(t, r) })
 	}
 	check(t, n.stop())
 	for _, r := range rows {
-		t.Run("no agent: "+strings.Join(r.args, " "), func(t *testing.T) { ask(t, r.down, r.args) })
+		t.Run("no agent: "+strings.Join(r.args, " "), func(t *testing.T) { n.answers(t, r) })
 	}
 	t.Run("completion", func(t *testing.T) {
 		for want, args := range map[string][]string{
@@ -66,7 +73,59 @@ func TestEveryVerbAnswersInEveryFormat(t *testing.T) {
 			}
 		}
 	})
-	t.Run("cleanup", func(t *testing.T) { ask(t, 0, []string{"cleanup"}) })
+	t.Run("cleanup", func(t *testing.T) { n.answers(t, verb{args: []string{"cleanup"}}) })
+}
+
+// verb is a command line that answers.
+type verb struct {
+	args []string
+	// stream: it answers with one object a line, or one document each.
+	stream bool
+}
+
+// answers asks in every format: the answer can be read, and there are no stack
+// traces among the complaints.
+func (n *node) answers(t *testing.T, v verb) {
+	t.Helper()
+	for format, read := range map[string]func([]byte) error{
+		"json":  func(b []byte) error { var v any; return json.Unmarshal(b, &v) },
+		"yaml":  func(b []byte) error { var v any; return yaml.Unmarshal(b, &v) },
+		"table": func([]byte) error { return nil },
+	} {
+		out, errs, got := n.splitIn(v.args, format)
+		if got != 0 || strings.TrimSpace(out) == "" || strings.Contains(errs, "goroutine ") {
+			t.Errorf("-o %s: status %d: %s%s", format, got, out, errs)
+		}
+		if v.stream && strings.Count(strings.TrimSpace(out), "\n") > 0 && format != "yaml" {
+			t.Errorf("-o %s: more than one line: %s", format, out)
+		}
+		if err := read([]byte(out)); err != nil {
+			t.Errorf("-o %s: %v: %s", format, err, out)
+		}
+	}
+}
+
+// everyVerbHasARow compares with the reference page, which is made from the
+// command line. others are verbs that need none, and why.
+func everyVerbHasARow(t *testing.T, rows []verb, others map[string]string) {
+	t.Helper()
+	page, err := os.ReadFile("../../docs/reference/cli.md")
+	check(t, err)
+	documented := 0
+	for line := range strings.Lines(string(page)) {
+		name, ok := strings.CutPrefix(strings.TrimSpace(line), "## beeline ")
+		if !ok {
+			continue
+		}
+		documented++
+		tested := slices.ContainsFunc(rows, func(v verb) bool { return strings.HasPrefix(strings.Join(v.args, " ")+" ", name+" ") })
+		if !tested && others[name] == "" {
+			t.Errorf("beeline %s: has no row here", name)
+		}
+	}
+	if documented < len(others) {
+		t.Errorf("the reference page has %d verbs", documented)
+	}
 }
 
 // splitIn is split with a format. version reads no kernel.
