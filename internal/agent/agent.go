@@ -66,7 +66,7 @@ func run(ctx context.Context, o Options, given *handover) (err error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	g, ctx := errgroup.WithContext(ctx)
-	defer func() { cancel(); _ = g.Wait() }()
+	defer func() { cancel(); err = reason(err, g.Wait()) }()
 	g.Go(func() error { return src.run(ctx) }) // lists arrive while programs are loaded
 	dp, err := datapath.Prepare(datapathOptions(cfg, given.inForce, log))
 	if err != nil {
@@ -120,7 +120,7 @@ func run(ctx context.Context, o Options, given *handover) (err error) {
 		planner:      plan.New(completed(planConfig(cfg), store, src.server)),
 		config:       planConfig(cfg),
 		server:       src.server,
-		apiServers:   &apiServers{log: log, book: src.servers},
+		apiServers:   newAPIServers(src.servers, rec, log),
 		hold:         newHold(cfg.Sync.MassRemovalHold, rec, src, log),
 		reconcile:    rec,
 		tables:       tables,
@@ -154,6 +154,15 @@ func run(ctx context.Context, o Options, given *handover) (err error) {
 	f.start(ctx, g, l.inStep, changes)
 	g.Go(func() error { return people.run(ctx, datapath.NewPins(cfg.Kernel.BPFFS)) })
 	return g.Wait()
+}
+
+// reason is why an agent ended: not that it was told to stop what it was doing,
+// but why it was told.
+func reason(err, why error) error {
+	if errors.Is(err, context.Canceled) && why != nil {
+		return why
+	}
+	return err
 }
 
 // protect asks the kernel not to choose the agent first when memory is short.

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/beeline-net/beeline/internal/model"
+	"github.com/beeline-net/beeline/internal/reconcile"
 )
 
 // serverBook knows where the API servers are, also from earlier agents.
@@ -26,6 +27,16 @@ type apiServers struct {
 	book serverBook // nil: only what this agent has seen
 	good []model.EndpointSlice
 	kept bool // said so
+}
+
+// newAPIServers begins with what the kernel has of an earlier agent, if nobody
+// has kept a list.
+func newAPIServers(book serverBook, kernel *reconcile.Reconciler, log *slog.Logger) *apiServers {
+	a := &apiServers{log: log, book: book}
+	if book != nil && len(book.Learned()) == 0 {
+		book.Learn(kernel.Endpoints(kubernetesService))
+	}
+	return a
 }
 
 // endpoints returns the slices to go by: those there are, or the last that had

@@ -82,6 +82,33 @@ func TestTheAPIServersServiceIsNeverEmpty(t *testing.T) {
 
 func serviceOther() model.Service { return service("other", "10.96.0.2") }
 
+// Without a list on disk there are still the tables of the agent before.
+func TestTheAPIServersAreKnownFromTheKernel(t *testing.T) {
+	before := newWorld(t, plan.Config{NodeName: "here", RefuseUnknownPorts: true})
+	service, full := kubernetes("192.0.2.1", "192.0.2.2")
+	before.store.SetService(service)
+	before.store.SetSlice(full)
+	before.synced()
+	w := newWorld(t, plan.Config{NodeName: "here", RefuseUnknownPorts: true})
+	w.adopt(before.tables)
+	known := &book{}
+	w.loop.apiServers = newAPIServers(known, w.loop.reconcile, slog.New(slog.DiscardHandler))
+	if want := []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:8080"), netip.MustParseAddrPort("192.0.2.2:8080")}; !slices.Equal(known.all, want) {
+		t.Errorf("learned %v, want %v", known.all, want)
+	}
+	_, empty := kubernetes()
+	w.store.SetService(service)
+	w.store.SetSlice(empty)
+	w.synced()
+	if got, want := w.backends("default/kubernetes"), []string{"192.0.2.1:8080", "192.0.2.2:8080"}; !slices.Equal(got, want) {
+		t.Errorf("an agent that starts while the API servers' Service is empty: %v, want %v", got, want)
+	}
+	newAPIServers(known, newWorld(t, plan.Config{}).loop.reconcile, slog.New(slog.DiscardHandler))
+	if len(known.all) != 2 {
+		t.Errorf("an empty kernel is no news: %v", known.all)
+	}
+}
+
 // An agent that starts while there are none goes by what an earlier one knew.
 func TestTheAPIServersAreKnownFromTheLastTime(t *testing.T) {
 	a := &apiServers{log: slog.New(slog.DiscardHandler), book: &book{all: []netip.AddrPort{

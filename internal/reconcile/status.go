@@ -5,6 +5,7 @@ package reconcile
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -228,6 +229,26 @@ func (r *Reconciler) Members(name model.Name) (n int) {
 		}
 	}
 	return n
+}
+
+// Endpoints returns what new connections to a Service find in the kernel, each
+// once, sorted.
+func (r *Reconciler) Endpoints(name model.Name) (found []netip.AddrPort) {
+	s := r.services[name]
+	if s == nil {
+		return nil
+	}
+	for _, p := range s.ports {
+		for _, set := range p.sets {
+			e := set.extent()
+			for i := range e.count {
+				b := r.tables.Backends.Load(r.tables.Slots.Load(e.base + i))
+				found = append(found, netip.AddrPortFrom(abi.NetIP(b.Addr), abi.Port(b.Port)))
+			}
+		}
+	}
+	slices.SortFunc(found, netip.AddrPort.Compare)
+	return slices.Compact(found)
 }
 
 // Served lists the Services of which Members is not 0, sorted.

@@ -93,7 +93,7 @@ func (a Access) base() (Found, error) {
 	if a.Kubeconfig != "" {
 		return a.fromFile(a.Kubeconfig)
 	}
-	nearby, server := a.search()
+	nearby, cluster := a.search()
 	cfg, err := rest.InClusterConfig()
 	found := Found{Config: cfg, From: "the pod's environment", ServiceAddress: true}
 	switch {
@@ -108,9 +108,17 @@ func (a Access) base() (Found, error) {
 	case a.Server != "":
 		cfg.Host, found.From, found.ServiceAddress = a.Server, "configuration", false
 	case nearby != "":
-		cfg.Host, found.From, found.ServiceAddress = server, nearby, false
+		found.reachAs(nearby, cluster)
 	}
 	return found, nil
+}
+
+// reachAs takes from somebody's kubeconfig where the API server is, and under which
+// name it shows its certificate: the address may be that of a tunnel or a load
+// balancer, which the certificate does not have.
+func (f *Found) reachAs(path string, cluster *clientcmdapi.Cluster) {
+	f.Host, f.From, f.ServiceAddress = cluster.Server, path, false
+	f.ServerName = cluster.TLSServerName
 }
 
 func (a Access) fromFile(path string) (Found, error) {
@@ -128,8 +136,9 @@ func (a Access) fromFile(path string) (Found, error) {
 	return Found{Config: cfg, From: from}, nil
 }
 
-// search returns the first kubeconfig of others that tells an address.
-func (a Access) search() (path, server string) {
+// search returns the first kubeconfig of others that tells an address, and what it
+// says of the cluster.
+func (a Access) search() (string, *clientcmdapi.Cluster) {
 	for _, path := range a.Search {
 		file, err := clientcmd.LoadFromFile(path)
 		if err != nil {
@@ -137,11 +146,11 @@ func (a Access) search() (path, server string) {
 		}
 		if c := file.Contexts[file.CurrentContext]; c != nil {
 			if cluster := file.Clusters[c.Cluster]; cluster != nil && cluster.Server != "" {
-				return path, cluster.Server
+				return path, cluster
 			}
 		}
 	}
-	return "", ""
+	return "", nil
 }
 
 // Client talks to one API server. It knows the resources that a proxy reads and

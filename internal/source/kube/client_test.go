@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"k8s.io/client-go/rest"
 )
 
 func httptestServer(t *testing.T, h http.Handler) string {
@@ -55,6 +57,13 @@ func TestAccess(t *testing.T) {
 	none := filepath.Join(dir, "nothing here")
 	if found, err := (Access{Search: []string{none, good}}).Config(); err != nil || found.From != good || found.BearerToken != "t" || found.ServiceAddress {
 		t.Errorf("kube-proxy's kubeconfig, outside a pod: %v, %+v", err, found)
+	}
+	tunnelled := file("tunnelled", strings.Replace(kubeconfig, `"https://192.0.2.1:6443"`, `"https://127.0.0.1:7443", tls-server-name: api.example.com`, 1))
+	path, cluster := Access{Search: []string{none, tunnelled}}.search()
+	inPod := Found{Config: &rest.Config{Host: "https://10.96.0.1:443", BearerToken: "pod"}, ServiceAddress: true}
+	if inPod.reachAs(path, cluster); inPod.Host != "https://127.0.0.1:7443" || inPod.ServerName != "api.example.com" ||
+		inPod.BearerToken != "pod" || inPod.From != tunnelled || inPod.ServiceAddress {
+		t.Errorf("the kubelet's kubeconfig, in a pod: %+v", inPod)
 	}
 	for _, tt := range []struct {
 		access Access

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"slices"
 	"sync"
@@ -47,14 +48,18 @@ type Servers struct {
 	configured string
 	direct     bool
 
-	changed chan struct{} // has an element if learned is not in the cache
+	patience time.Duration // see the constant
+	changed  chan struct{} // has an element if learned is not in the cache
 
 	mu      sync.Mutex
 	learned []netip.AddrPort
 	works   string            // where an answer came from last
 	avoided map[string]uint64 // addresses that did not work: when, in order
 	clock   uint64
-	open    map[string]int // connections to each address
+	open    map[string]map[*serverConn]struct{} // connections to each address
+	// failing counts the answers in a row by which a server said that it cannot
+	// do what was asked.
+	failing map[string]int
 }
 
 // NewServers begins with what an earlier agent has learned, and makes requests
@@ -73,12 +78,14 @@ func NewServers(found Found, cache string, log *slog.Logger) (*Servers, error) {
 	s := &Servers{
 		log: log, cache: serverCache(cache), dial: dialer.DialContext,
 		configured: net.JoinHostPort(url.Hostname(), port), direct: found.ServiceAddress,
-		changed: make(chan struct{}, 1), avoided: map[string]uint64{}, open: map[string]int{},
+		patience: patience, changed: make(chan struct{}, 1), avoided: map[string]uint64{},
+		open: map[string]map[*serverConn]struct{}{}, failing: map[string]int{},
 	}
 	if s.learned, err = s.cache.read(); err != nil {
 		log.Warn("going on without the API servers' addresses of the last time", "err", err)
 	}
 	found.Dial = s.connect
+	found.Wrap(func(next http.RoundTripper) http.RoundTripper { return &answers{s, next} })
 	return s, nil
 }
 
@@ -250,19 +257,24 @@ const refused = dialTimeout
 func (s *Servers) opened(c net.Conn, addr string) *serverConn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.open[addr]++
-	return &serverConn{Conn: c, servers: s, addr: addr, since: time.Now()}
+	conn := &serverConn{Conn: c, servers: s, addr: addr, since: time.Now()}
+	if s.open[addr] == nil {
+		s.open[addr] = map[*serverConn]struct{}{}
+	}
+	s.open[addr][conn] = struct{}{}
+	return conn
 }
 
 // closed notes the end of a connection, and tells whether it was the last one to
 // that address.
-func (s *Servers) closed(addr string) (last bool) {
+func (s *Servers) closed(c *serverConn) (last bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.open[addr]--; s.open[addr] > 0 {
+	delete(s.open[c.addr], c)
+	if len(s.open[c.addr]) > 0 {
 		return false
 	}
-	delete(s.open, addr)
+	delete(s.open, c.addr)
 	return true
 }
 
@@ -292,7 +304,7 @@ func (c *serverConn) Read(b []byte) (int, error) {
 
 func (c *serverConn) Close() error {
 	if !c.ended.Swap(true) {
-		lonely := c.servers.closed(c.addr)
+		lonely := c.servers.closed(c)
 		silent := time.Since(time.Unix(0, c.last.Load())) > silence
 		if silent || lonely && time.Since(c.since) < refused {
 			c.servers.avoid(c.addr)

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"os"
@@ -22,6 +23,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,6 +34,8 @@ import (
 
 // front is one of several API servers of a cluster: they serve the same.
 type front struct {
+	// sick is how it answers, if not well: with this status, or not at all (1).
+	sick atomic.Int32
 	t    *testing.T
 	api  *apiserver.Server
 	addr string
@@ -52,10 +56,24 @@ func (f *front) up() {
 		f.t.Fatal(err)
 	}
 	f.addr = l.Addr().String()
-	f.Server = httptest.NewUnstartedServer(f.api)
+	f.Server = httptest.NewUnstartedServer(f)
 	_ = f.Listener.Close()
 	f.Listener = l
 	f.StartTLS()
+}
+
+// notAtAll is how a sick server may answer.
+const notAtAll = 1
+
+func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch how := f.sick.Load(); how {
+	case 0:
+		f.api.ServeHTTP(w, r)
+	case notAtAll:
+		<-r.Context().Done()
+	default:
+		w.WriteHeader(int(how))
+	}
 }
 
 func (f *front) down() {
@@ -78,6 +96,7 @@ func follows(t *testing.T, api *apiserver.Server, f *front, host, cache string, 
 		if servers, err = NewServers(Found{Config: rc, ServiceAddress: direct}, cache, c.Log); err != nil {
 			t.Fatal(err)
 		}
+		servers.patience = time.Second
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
@@ -260,6 +279,56 @@ func TestServersThatSayNothing(t *testing.T) {
 	})
 	if _, err := s.connect(t.Context(), "tcp", s.configured); err == nil || !strings.Contains(err.Error(), "example.com:6443: refused") {
 		t.Errorf("nobody there: %v", err)
+	}
+}
+
+// A server that answers with errors of its own, or does not answer although it
+// accepts what is asked, is left alone.
+func TestServersThatAreNotWell(t *testing.T) {
+	for name, how := range map[string]int32{"errors": http.StatusServiceUnavailable, "no answers": notAtAll} {
+		t.Run(name, func(t *testing.T) {
+			api := apiserver.New(t)
+			api.Put(service("a", "10.0.0.1"), node("n1", "192.0.2.1"))
+			one, two := newFront(t, api), newFront(t, api)
+			w, servers := follows(t, api, one, nameOfCluster, "", true)
+			servers.Learn(addrPorts(one, two))
+			w.synced(t)
+			for i, name := range []string{"b", "c", "d"} {
+				sick, well := one, two
+				if i%2 == 1 {
+					sick, well = two, one
+				}
+				sick.sick.Store(how)
+				sick.CloseClientConnections() // requests come now, not when watches end
+				api.Put(service(name, "10.0.0.2"))
+				eventually(t, name+" without "+sick.addr, func() bool { return w.has(name) })
+				if got := servers.order()[0]; got != well.addr {
+					t.Errorf("first choice is %s, want %s", got, well.addr)
+				}
+				sick.sick.Store(0)
+			}
+		})
+	}
+}
+
+// Where there is no other server there is nothing to be gained.
+func TestTheOnlyServerIsNotLeftAlone(t *testing.T) {
+	const only = "192.0.2.1:6443"
+	s := dialled(t, true, []string{only}, nil)
+	s.configured = only
+	c := s.opened(nil, only)
+	for range 2 * failLimit {
+		if s.badAnswer(c, 1) {
+			t.Fatal("left the only one")
+		}
+	}
+	s.learned = append(s.learned, netip.MustParseAddrPort("192.0.2.2:6443"))
+	s.goodAnswer(c)
+	c.Conn, _ = net.Pipe()
+	for i := range failLimit {
+		if over := s.badAnswer(c, 1); over != (i == failLimit-1) {
+			t.Errorf("answer %d: %t", i+1, over)
+		}
 	}
 }
 
