@@ -12,7 +12,7 @@ FILES := git ls-files --cached --others --exclude-standard --
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build image generate fmt check lint test test-unit test-root peers diff bench bench-cluster kernel-test demo cluster cluster-down experiment conformance clean
+.PHONY: help deps build image generate fmt check lint test test-unit test-root test-bulk peers diff bench bench-cluster kernel-test demo cluster cluster-down experiment conformance clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test-unit: deps ## Run the tests that need no root, most of them under the race 
 
 test-root: deps ## Run the tests in namespaces with real programs (root)
 	hack/test root
+
+test-bulk: deps ## Send a gigabyte through each path of the packet programs, byte for byte (root; minutes)
+	hack/test bulk
 
 peers: deps ## Run Beeline and the real kube-proxy side by side and compare what clients meet (root)
 	hack/test peers

@@ -5,9 +5,7 @@ package packet
 import (
 	"bufio"
 	"bytes"
-	"encoding/binary"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -387,27 +385,6 @@ func TestA22RefusalReachesSockets(t *testing.T) {
 			if !errors.Is(err, syscall.ECONNREFUSED) || time.Since(start) > 2*time.Second {
 				t.Errorf("IPv%d %s: %v after %v; counters %v", s.family, network, err, time.Since(start), w.counters())
 			}
-		}
-	}
-}
-
-// bulk is how much goes through each path and back; 1024 takes a minute or two.
-var bulk = flag.Int("bulk", 16, "MiB to send through each path")
-
-// A lot through each path, byte for byte the same.
-func TestBulkTransfer(t *testing.T) {
-	w := newWired(t, datapath.PacketOptions{})
-	data := bytes.Repeat(megabyte(), *bulk)
-	for i := 0; i+8 <= len(data); i += 4096 {
-		binary.BigEndian.PutUint64(data[i:], uint64(i)) // a lost page would show
-	}
-	for _, s := range wires {
-		for _, e := range []*endpoint{{at: port(s.localPod, podPort), local: true}, {at: port(s.remotePod, podPort)}} {
-			at, start := w.nodePortService(s.side, TCP, 0, e), time.Now()
-			if _, _, err := w.exchange("tcp", at, data); err != nil {
-				t.Errorf("IPv%d, local=%v: %v; counters %v", s.family, e.local, err, w.counters())
-			}
-			t.Logf("IPv%d, local=%v: %d MiB there and back in %v", s.family, e.local, *bulk, time.Since(start).Round(time.Millisecond))
 		}
 	}
 }

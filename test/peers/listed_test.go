@@ -16,6 +16,8 @@ type listed struct {
 	row string
 	// explains tells whether the line accounts for a difference.
 	explains func(view) bool
+	// shows tells whether this machine is one where it shows; nil: all are.
+	shows func() bool
 }
 
 // view is a difference as the lines look at it.
@@ -49,7 +51,7 @@ func (v view) hairpin() bool {
 }
 
 // socket: what asks has a socket that Beeline's hooks see.
-func (v view) socket() bool { return v.Origin != client && v.Origin != machine }
+func (v view) socket() bool { return v.Origin != client && v.Origin != machine && v.Origin != meshed }
 
 // ofSocketHooks: the sockets' hooks serve this frontend; a NodePort on the own
 // node only.
@@ -73,47 +75,56 @@ func listing() []listed {
 	return []listed{
 		{"a pod asks a Service and gets itself", func(v view) bool {
 			return v.ofSocketHooks() && v.keepsClient() && v.hairpin()
-		}},
+		}, nil},
 		{"an external address of a Service, asked for by a process of this node", func(v view) bool {
 			return v.ofSocketHooks() && v.Frontend != clusterIP && v.keepsClient()
-		}},
+		}, nil},
 		{"masquerade-all, and a process of this node asks a ClusterIP", func(v view) bool {
 			return v.name == masqueradeAll && v.ofSocketHooks() && v.keepsClient()
-		}},
+		}, nil},
 		{"the source address of the node's own processes", func(v view) bool {
 			return v.Origin == node1 && v.Frontend == clusterIP && v.keepsClient()
-		}},
+		}, nil},
 		{"external traffic, policy Cluster, an endpoint on this node", func(v view) bool {
 			return v.Frontend != clusterIP && v.keepsClient()
-		}},
+		}, nil},
 		{"no cluster CIDR, policy Local, and a process of this node asks an external address", func(v view) bool {
 			return v.name == podsNotTold && v.ofSocketHooks() && v.Frontend != clusterIP && v.theirs != noAnswer && seen(v.ours) != nil
-		}},
+		}, nil},
 		{"a datagram of a socket that is not connected, refused", func(v view) bool {
 			return v.ofSocketHooks() && v.Network == unconnected && v.theirs == noAnswer && v.ours == refused
-		}},
+		}, nil},
 		{"a datagram of a socket that is not connected, policy Local, no local endpoint", func(v view) bool {
 			return v.ofSocketHooks() && v.Frontend == clusterIP && v.Network == unconnected && v.theirs == noAnswer && v.ours == denied
-		}},
+		}, nil},
 		{"a process of the node itself is refused or dropped", func(v view) bool {
 			return v.Origin == node1 && (v.theirs == denied && (v.ours == refused || v.ours == noAnswer) ||
 				v.name == iptables && v.theirs == noAnswer && v.ours == refused)
-		}},
+		}, nil},
 		{"ping of a ClusterIP", func(v view) bool {
 			return v.Network == ping && v.Frontend == clusterIP && strings.HasPrefix(v.theirs, refused) && v.ours == noAnswer
-		}},
+		}, nil},
 		{"a pod gets itself by way of another node's NodePort, policy Local", func(v view) bool {
 			return v.name == iptables && v.Origin == local && v.Frontend == nodePort2 &&
 				strings.Contains(v.theirs, local+" sees ") && strings.Contains(v.ours, noAnswer)
-		}},
+		}, nil},
 		{"a free address of a Service range", func(v view) bool {
 			return v.name == iptables && v.Service == "unallocated" && v.Frontend == clusterIP &&
 				strings.HasPrefix(v.theirs, unreachable) && v.ours == noAnswer
-		}},
+		}, nil},
+		{"an answer by UDP and IPv6, in fragments, of a pod on a bridge, with br_netfilter", func(v view) bool {
+			return v.Network == udpWide && v.Family == families[1] && v.theirs == noAnswer && seen(v.ours) != nil
+		}, bridgeNetfilter},
 		{"an unknown port of a ClusterIP", func(v view) bool {
 			return v.name == iptables && strings.HasSuffix(v.Service, "unknown port") && v.ours == refused
-		}},
+		}, nil},
 	}
+}
+
+// bridgeNetfilter: the kernel shows netfilter what bridges forward.
+func bridgeNetfilter() bool {
+	_, err := os.Stat("/proc/sys/net/bridge/bridge-nf-call-ip6tables")
+	return err == nil
 }
 
 // explain returns the line that accounts for a difference, or nil.

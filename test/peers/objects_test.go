@@ -162,6 +162,13 @@ func (w *world) objects() (all []runtime.Object) {
 		}
 		all = append(all, o)
 	}
+	all = append(all, &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "default", Name: meshed, UID: meshedUID,
+			Annotations: map[string]string{"beeline.dev/socket-balancing": "false"},
+		},
+		Spec: corev1.PodSpec{NodeName: node1},
+	})
 	return append(all, &networkingv1.ServiceCIDR{
 		ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"},
 		Spec:       networkingv1.ServiceCIDRSpec{CIDRs: []string{clusters[0].String(), clusters[1].String()}},

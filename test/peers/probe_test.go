@@ -19,7 +19,8 @@ import (
 )
 
 // serve lets an actor answer, on TCP and UDP: each line and each datagram with
-// who it is and whom it takes for the client.
+// who it is and whom it takes for the client; one that begins with a number is
+// answered with so many bytes.
 type serve struct {
 	Name string
 	At   []string
@@ -52,33 +53,39 @@ func (s *serve) run() error {
 	return nil
 }
 
-func (s *serve) says(client net.Addr) string {
+func (s *serve) says(client net.Addr, asked string) string {
 	host, _, _ := net.SplitHostPort(client.String())
-	return fmt.Sprintf("%s sees %s\n", s.Name, host)
+	says := fmt.Sprintf("%s sees %s", s.Name, host)
+	size := 0
+	if _, err := fmt.Sscanf(asked, "%d ", &size); err == nil && size > len(says)+2 {
+		says += " " + strings.Repeat("x", size-len(says)-2)
+	}
+	return says + "\n"
 }
 
 func (s *serve) answer(c net.Conn) {
 	defer func() { _ = c.Close() }()
 	r := bufio.NewReader(c)
 	for {
-		if _, err := r.ReadString('\n'); err != nil {
+		line, err := r.ReadString('\n')
+		if err != nil {
 			return
 		}
-		if _, err := io.WriteString(c, s.says(c.RemoteAddr())); err != nil {
+		if _, err := io.WriteString(c, s.says(c.RemoteAddr(), line)); err != nil {
 			return
 		}
 	}
 }
 
 func (s *serve) answerDatagrams(u net.PacketConn) {
-	b := make([]byte, 2048)
+	b := make([]byte, 1<<16)
 	for {
-		_, from, err := u.ReadFrom(b)
+		n, from, err := u.ReadFrom(b)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		if err == nil {
-			_, _ = u.WriteTo([]byte(s.says(from)), from)
+			_, _ = u.WriteTo([]byte(s.says(from, string(b[:n]))), from)
 		}
 	}
 }
@@ -143,6 +150,9 @@ func (p *probe) once() string {
 		return echo(to.Addr())
 	case unconnected:
 		return p.unconnected(to)
+	}
+	if l, ok := larges[p.Network]; ok {
+		return l.once(to)
 	}
 	c, err := open(p.Network, to)
 	if err != nil {

@@ -41,7 +41,7 @@ func proxies(t *testing.T) (theirs, ours proxy) {
 		return exec.Command(kubeProxy, "--config", config)
 	}}
 	ours = proxy{"beeline", func(n *lab.Node, config string) *exec.Cmd {
-		return exec.Command(beeline, "agent", "--config", config, "--bpffs", n.BPFFS, "--cgroup-root", n.Cgroup.Path)
+		return exec.Command(beeline, "agent", "--config", config, "--bpffs", n.BPFFS, "--cgroup-root", n.Cgroup.Path, "--socket-opt-out")
 	}}
 	return theirs, ours
 }

@@ -32,8 +32,12 @@ const (
 	local   = "local"   // a backend on node 1
 	remote  = "remote"  // a backend on node 2
 	pod2    = "pod2"    // on node 2
+	meshed  = "meshed"  // as pod, but it wants its sockets left alone
 	router  = "router"  // between client and nodes; also the load balancer of ipMode Proxy
 )
+
+// meshedUID is the UID of the pod that wants its sockets left alone.
+const meshedUID = "3c1fd4a2-8f6b-4f0e-9d52-6c2f1c0b7a11"
 
 // world is a cluster's network that one of the proxies serves.
 type world struct {
@@ -119,7 +123,7 @@ func newWorld(t *testing.T, p proxy, api *apiserver.Server) *world {
 	for _, p := range []struct {
 		name string
 		node int
-	}{{local, 0}, {pod, 0}, {machine, 0}, {remote, 1}, {pod2, 1}} {
+	}{{local, 0}, {pod, 0}, {machine, 0}, {meshed, 0}, {remote, 1}, {pod2, 1}} {
 		w.addPod(p.name, w.nodes[p.node])
 	}
 	unlimitICMP(t, w.wire)
@@ -155,8 +159,12 @@ func (w *world) addPod(name string, n *lab.Node) {
 	unlimitICMP(w.t, p.NS)
 	w.addrs[name] = [2]netip.Addr{p.V4, p.V6}
 	cg := p.Cgroup
-	if name == machine {
+	switch name {
+	case machine:
 		cg = nil
+	case meshed: // Beeline finds it where kubelet would make it
+		cg, err = w.lab.Cgroup(filepath.Join(n.Name, "kubepods", "pod"+meshedUID))
+		check(w.t, err)
 	}
 	w.actors[name] = startActor(w.t, name, p.NS, cg)
 	if name == local || name == remote {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -48,7 +49,7 @@ func (r *runner) proxyFlags(cmd *cobra.Command, proxy cluster.Proxy) {
 func (r *runner) nameCluster(cmd *cobra.Command) {
 	switch {
 	case r.cfg.Name != "":
-	case cmd.Name() == "experiment", cmd.Name() == "conformance", cmd.Name() == "bench":
+	case cmd.Name() == "experiment", cmd.Name() == "opt-out", cmd.Name() == "conformance", cmd.Name() == "bench":
 		r.cfg.Name = cmd.Name()
 	default:
 		r.cfg.Name = "main"
@@ -198,6 +199,30 @@ Beeline, sees that it works, and removes the cluster.`,
 			table := experiment.NewTable()
 			err := r.run(cmd.Context(), table, func(ctx context.Context, c *cluster.Cluster) error {
 				return experiment.Run(ctx, c, cluster.Proxy(r.proxy), table)
+			})
+			table.Print(os.Stdout)
+			return err
+		},
+	}
+	r.clusterFlags(cmd, cluster.Beeline)
+	return cmd
+}
+
+func (r *runner) newOptOut() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "opt-out", Short: "Show which pods have their sockets balanced", Args: cobra.NoArgs,
+		Long: `Starts a cluster with Beeline, whose agents leave the sockets of pods alone that
+ask for it, sees that these reach a Service packet by packet and the others by
+their sockets, and removes the cluster.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			r.cfg.AgentArgs = append(r.cfg.AgentArgs, "--socket-opt-out")
+			table := experiment.NewTable()
+			err := r.run(cmd.Context(), table, func(ctx context.Context, c *cluster.Cluster) error {
+				role, err := os.ReadFile(filepath.Join(r.tree, "deploy/socket-opt-out.yaml"))
+				if err != nil {
+					return err
+				}
+				return experiment.OptOut(ctx, c, string(role), table)
 			})
 			table.Print(os.Stdout)
 			return err
