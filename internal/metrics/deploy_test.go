@@ -32,7 +32,7 @@ func TestShippedQueriesAskForWhatThereIs(t *testing.T) {
 	metric := regexp.MustCompile(`\b(?:beeline|kubeproxy)_[a-z_]+\b(\{[^}]*\})?`)
 	matcher := regexp.MustCompile(`([a-z_]+)\s*(?:=~|!~|!=|=)`)
 	by := regexp.MustCompile(`\bby \(([^)]*)\)`)
-	for file, atLeast := range map[string]int{"../../deploy/grafana/beeline.json": 20, "../../deploy/prometheus/alerts.yaml": 10} {
+	for file, atLeast := range map[string]int{"../../deploy/helm/beeline/files/dashboard.json": 20, "../../deploy/helm/beeline/files/alerts.yaml": 10} {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)

@@ -138,6 +138,9 @@ func TestWrongValuesAreRefused(t *testing.T) {
 		"cgroupRoot: sys",
 		"extraArgs: --v=4",
 		"probes: {readinessPeriodSeconds: 0}",
+		"monitoring: {podMonitor: {interval: often}}",
+		"monitoring: {dashboards: {}}",
+		"socketOptOut: maybe",
 	} {
 		if out, err := render(t, values); err == nil {
 			t.Errorf("%q is taken:\n%s", values, out)
