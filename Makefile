@@ -12,10 +12,10 @@ FILES := git ls-files --cached --others --exclude-standard --
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build image generate fmt check lint test test-unit test-root test-bulk peers diff bench bench-cluster kernel-test demo cluster cluster-down experiment conformance clean
+.PHONY: help deps build image generate fmt check lint test test-unit test-root test-bulk peers diff bench bench-cluster bench-control-plane kernel-test demo cluster cluster-down experiment conformance clean
 
 help: ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: deps build ## Show Beeline at work between two nodes made of namespaces (root; under two minutes)
 	./beeline demo
@@ -48,6 +48,9 @@ bench: ## Measure what a Service costs a client, and a packet, beside the last c
 
 bench-cluster: deps-cluster ## Measure Beeline beside kube-proxy on a real cluster (root; a quarter of an hour; BENCH='--services 1,1000')
 	hack/cluster bench $(BENCH)
+
+bench-control-plane: deps-cluster ## Measure starts and changes of up to 30,000 Services beside kube-proxy (root; half an hour; BENCH='--services 1,1000')
+	hack/cluster bench-control-plane $(BENCH)
 
 kernel-test: ## Run the tests that load real programs on Linux 6.1, in an emulated machine (half an hour or more)
 	hack/kernel-test

@@ -64,10 +64,21 @@ type event struct {
 // New starts a server that ends with the test.
 func New(t *testing.T) *Server {
 	t.Helper()
+	s, err := Start()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Stop)
+	return s
+}
+
+// Start starts a server on a port of this network namespace's loopback device.
+// It is an http.Handler, too, for who wants it elsewhere.
+func Start() (*Server, error) {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discoveryv1.AddToScheme, eventsv1.AddToScheme, networkingv1.AddToScheme} {
 		if err := add(scheme); err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 	}
 	s := &Server{
@@ -77,8 +88,13 @@ func New(t *testing.T) *Server {
 		wake:    make(chan struct{}), cut: make(chan struct{}),
 	}
 	s.Server = httptest.NewServer(s)
-	t.Cleanup(func() { s.CutWatches(); s.Close() })
-	return s
+	return s, nil
+}
+
+// Stop ends it.
+func (s *Server) Stop() {
+	s.CutWatches()
+	s.Close()
 }
 
 func key(o runtime.Object) string {
@@ -357,10 +373,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, resource string, 
 	w.WriteHeader(http.StatusOK)
 	send := restwatch.NewEncoder(streaming.NewEncoder(info.StreamSerializer.Framer.NewFrameWriter(w), info.StreamSerializer.Serializer), encoder)
 	emit := func(t watch.EventType, o runtime.Object) {
-		if err := send.Encode(&watch.Event{Type: t, Object: o}); err != nil {
-			return // the client is gone; the next select ends the watch
-		}
-		w.(http.Flusher).Flush()
+		_ = send.Encode(&watch.Event{Type: t, Object: o}) // of a client that is gone the next select tells
 	}
 	w.(http.Flusher).Flush()
 	match := matcher(r)
@@ -383,14 +396,15 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, resource string, 
 		return
 	}
 	for {
-		pending, wake := slices.Clone(s.history), s.wake
+		pending, wake := s.since(from), s.wake
 		s.mu.Unlock()
 		for _, e := range pending {
-			if e.version > from && e.resource == resource {
+			if e.resource == resource {
 				emitChange(e, match, emit)
 			}
-			from = max(from, e.version)
+			from = e.version
 		}
+		w.(http.Flusher).Flush() // as a real one: when there is no more to send for now
 		select {
 		case <-wake:
 		case <-cut:
@@ -400,6 +414,13 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, resource string, 
 		}
 		s.mu.Lock()
 	}
+}
+
+// since returns the events after a version. The lock is held; what is returned
+// is never written to.
+func (s *Server) since(version int) []event {
+	i, _ := slices.BinarySearchFunc(s.history, version+1, func(e event, v int) int { return e.version - v })
+	return s.history[i:len(s.history):len(s.history)]
 }
 
 // emitChange tells a change as somebody with a selector sees it: what stops

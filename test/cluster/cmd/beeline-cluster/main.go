@@ -58,7 +58,7 @@ of a cluster has an uplink. Needs root.`,
 	root.PersistentFlags().StringVar(&r.cfg.Name, "name", "", "name of the cluster (default: main; that of the command for experiment, opt-out, conformance and bench)")
 	root.PersistentPreRun = func(cmd *cobra.Command, _ []string) { r.nameCluster(cmd) }
 	root.AddCommand(r.newPrepare(), r.newUp(), r.newServe(), r.newDown(), r.newKubectl(), r.newNode(), r.newExperiment(), r.newOptOut(),
-		r.newConformance(), r.newConformancePage(), r.newBench())
+		r.newConformance(), r.newConformancePage(), r.newBench(), r.newBenchControlPlane())
 	root.AddCommand(hiddenBoxCommands(log)...)
 	return root
 }
@@ -75,16 +75,22 @@ func hiddenBoxCommands(log *slog.Logger) []*cobra.Command {
 	}
 }
 
-// makeKit prepares everything a cluster is built from.
-func (r *runner) makeKit(ctx context.Context) (*kit.Kit, kit.Cache, error) {
-	cache, err := kit.OpenCache()
-	if err != nil {
-		return nil, "", err
+// openTree returns the cache, and finds the work tree unless a flag has.
+func (r *runner) openTree() (cache kit.Cache, err error) {
+	if cache, err = kit.OpenCache(); err != nil {
+		return "", err
 	}
 	if r.tree == "" {
-		if r.tree, err = kit.FindTree(); err != nil {
-			return nil, "", err
-		}
+		r.tree, err = kit.FindTree()
+	}
+	return cache, err
+}
+
+// makeKit prepares everything a cluster is built from.
+func (r *runner) makeKit(ctx context.Context) (*kit.Kit, kit.Cache, error) {
+	cache, err := r.openTree()
+	if err != nil {
+		return nil, "", err
 	}
 	k, err := kit.Make(ctx, cache, r.tree, r.wants, r.log)
 	return k, cache, err

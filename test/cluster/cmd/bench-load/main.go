@@ -7,8 +7,9 @@
 //	bench-load measure [flags] NAME=ADDRESS:PORT...   JSON: what each target took
 //	bench-load watch NAME=ADDRESS:PORT                a line for each change: when, who answers
 //	bench-load first NAME=ADDRESS:PORT...             a line for each target: when it first answered
+//	bench-load every NAME=ADDRESS:PORT...             the same, one target after the other
 //
-// Watch and first end with their standard input.
+// Watch, first and every end with their standard input.
 package main
 
 import (
@@ -37,7 +38,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) < 2 {
-		return fmt.Errorf("want serve, measure, watch or first, and arguments")
+		return fmt.Errorf("want serve, measure, watch, first or every, and arguments")
 	}
 	verb, args := args[0], args[1:]
 	switch verb {
@@ -64,6 +65,10 @@ func run(ctx context.Context, args []string) error {
 		load.Watch(ctx, targets[0].Addr, say)
 	case "first":
 		load.First(ctx, targets, say)
+	case "every":
+		for i := range targets {
+			load.First(ctx, targets[i:i+1], say)
+		}
 	default:
 		return fmt.Errorf("no verb %q", verb)
 	}

@@ -31,7 +31,7 @@ type Cell struct {
 }
 
 // Start is from the start of the agent's process on a node without rules to
-// the first connection through a Service, and through the last of three.
+// the first connection through a Service, and through the last of some.
 type Start struct{ First, All time.Duration }
 
 // Churn is what happens while EndpointSlices change.
@@ -95,20 +95,25 @@ func (b *bench) start(ctx context.Context, p cluster.Proxy) (start Start, err er
 		return start, err
 	}
 	began := time.Now().Add(-usage.Age)
-	for i := range 3 {
-		e, err := s.next(ctx, seenTimeout)
+	return start, start.await(ctx, s, 3, began, seenTimeout)
+}
+
+// await fills in when the targets of "first" answered.
+func (s *Start) await(ctx context.Context, stream *stream, targets int, began time.Time, timeout time.Duration) error {
+	for i := range targets {
+		e, err := stream.next(ctx, timeout)
 		if err != nil {
-			return start, err
+			return err
 		}
 		if i == 0 {
-			start.First = e.at.Sub(began)
+			s.First = e.at.Sub(began)
 		}
-		start.All = e.at.Sub(began)
+		s.All = e.at.Sub(began)
 	}
-	if start.First < 0 {
-		return start, fmt.Errorf("a Service answered %s before the proxy's process was there", -start.First)
+	if s.First < 0 {
+		return fmt.Errorf("a Service answered %s before the proxy's process was there", -s.First)
 	}
-	return start, nil
+	return nil
 }
 
 // direct is the pod itself.
@@ -180,7 +185,9 @@ func (b *bench) churn(ctx context.Context, p cluster.Proxy) (churn Churn, err er
 	background, stop := context.WithCancel(ctx)
 	changes := make(chan changeCount, 1)
 	go func() { changes <- b.changeFillers(background) }()
-	flipErr := b.flips(ctx, s, begin.Add(b.Churn), &churn)
+	flipErr := flips(ctx, s, begin.Add(b.Churn), seenTimeout, func(to string) error {
+		return update(ctx, b.client, slice(flip, 0, b.pods[to]))
+	}, &churn)
 	stop()
 	count := <-changes
 	after, err := b.cluster.Usage(cluster.NodeName(clientNode), p.Process())
@@ -190,25 +197,31 @@ func (b *bench) churn(ctx context.Context, p cluster.Proxy) (churn Churn, err er
 	if before.Pid != after.Pid {
 		return churn, fmt.Errorf("%s was started again meanwhile", p)
 	}
-	took := time.Since(begin).Seconds()
-	churn.CPU = (after.CPU - before.CPU).Seconds() / took
-	churn.Resident, churn.Peak = after.Resident, after.Peak
-	churn.Changes = float64(count.made+len(churn.Seen)) / took
+	churn.spent(before, after, time.Since(begin), count.made)
 	return churn, nil
 }
 
-// flips moves the Service between the servers until the end.
-func (b *bench) flips(ctx context.Context, s *stream, end time.Time, churn *Churn) error {
+// spent fills in what the agent has used, and how much changed beside what was
+// seen.
+func (c *Churn) spent(before, after cluster.Usage, took time.Duration, others int) {
+	c.CPU = (after.CPU - before.CPU).Seconds() / took.Seconds()
+	c.Resident, c.Peak = after.Resident, after.Peak
+	c.Changes = float64(others+len(c.Seen)) / took.Seconds()
+}
+
+// flips moves the Service between the servers until the end; move tells the API
+// server. A change that is not seen within the timeout ends it.
+func flips(ctx context.Context, s *stream, end time.Time, timeout time.Duration, move func(to string) error, churn *Churn) error {
 	const pause = 300 * time.Millisecond // at most, so that no proxy's clock is met
 	to := serverB
 	for time.Now().Before(end) && ctx.Err() == nil {
 		time.Sleep(rand.N(pause))
 		changed := time.Now()
-		if err := update(ctx, b.client, slice(flip, 0, b.pods[to])); err != nil {
+		if err := move(to); err != nil {
 			return err
 		}
 		for {
-			e, err := s.next(ctx, seenTimeout)
+			e, err := s.next(ctx, timeout)
 			if err != nil {
 				return fmt.Errorf("%s is not seen: %w", to, err)
 			}

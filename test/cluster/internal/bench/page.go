@@ -21,14 +21,20 @@ type Report struct {
 	Load string
 }
 
-// The page is a person's but for what is between these.
+// Part is a part of the page that a command writes. The page is a person's but
+// for these, and has a mark in front of each and behind it.
+type Part string
+
+// The parts.
 const (
-	beginMark = "<!-- begin: written by make bench-cluster -->"
-	endMark   = "<!-- end: written by make bench-cluster -->"
+	ClusterPart      Part = "bench-cluster"
+	ControlPlanePart Part = "bench-control-plane"
 )
 
 // Replace puts the section in place of the page's, or at its end.
-func Replace(page, section string) string {
+func (p Part) Replace(page, section string) string {
+	beginMark := "<!-- begin: written by make " + string(p) + " -->"
+	endMark := "<!-- end: written by make " + string(p) + " -->"
 	before, rest, found := strings.Cut(page, beginMark)
 	_, after, ended := strings.Cut(rest, endMark)
 	if !found || !ended {
@@ -93,15 +99,30 @@ kube-proxy's CPU has that of the commands it runs, its memory has not. It runs w
 minSyncPeriod, 1 s, is most of its time where there are few Services.
 
 `, r.Options.ChangesPerSecond, r.Options.Churn)
+	rows := make([]churnRow, len(r.Cells))
+	for i, c := range r.Cells {
+		rows[i] = churnRow{c.Services, c.Proxy, c.Churn}
+	}
+	writeChurn(w, rows)
+}
+
+// churnRow is a row of the table of changes.
+type churnRow struct {
+	services int
+	proxy    string
+	churn    Churn
+}
+
+func writeChurn(w io.Writer, rows []churnRow) {
 	fmt.Fprintln(w, "| Services | proxy | seen p50 | p99 | changes seen | changes/s in all | CPU, % of a core | memory | most since its start |")
 	fmt.Fprintln(w, "| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-	for _, c := range r.Cells {
-		h := c.Churn
+	for _, r := range rows {
+		h := r.churn
 		if len(h.Seen) == 0 {
 			continue
 		}
 		fmt.Fprintf(w, "| %s | %s | %s | %s | %d | %.1f | %.1f | %d MiB | %d MiB |\n",
-			thousands(c.Services), proxyTitle(c.Proxy), milliseconds(quantile(h.Seen, 0.5)), milliseconds(quantile(h.Seen, 0.99)),
+			thousands(r.services), proxyTitle(r.proxy), milliseconds(quantile(h.Seen, 0.5)), milliseconds(quantile(h.Seen, 0.99)),
 			len(h.Seen), h.Changes, h.CPU*100, h.Resident>>20, h.Peak>>20)
 	}
 }
@@ -128,18 +149,28 @@ to the last of the first through three of them: by name the first, one in the mi
 func (r Report) writeMissing(w io.Writer) {
 	var missing strings.Builder
 	for _, c := range r.Cells {
-		if c.Failed != "" {
-			const longest = 200 // an error may hold all that a program said
-			line, _, _ := strings.Cut(c.Failed, "\n")
-			fmt.Fprintf(&missing, "- %s Services, %s: %.*s\n", thousands(c.Services), proxyTitle(c.Proxy), longest, line)
-		}
-		if c.Churn.Lost > 0 {
-			fmt.Fprintf(&missing, "- %s Services, %s: %d times no connection was possible while the server changed\n",
-				thousands(c.Services), proxyTitle(c.Proxy), c.Churn.Lost)
-		}
+		writeTrouble(&missing, c.Services, c.Proxy, c.Failed, c.Churn.Lost)
 	}
-	if planned := len(r.Options.Services) * len(r.Options.Proxies); len(r.Cells) < planned {
-		fmt.Fprintf(&missing, "- the run ended after %d of %d parts\n", len(r.Cells), planned)
+	endMissing(w, &missing, len(r.Cells), len(r.Options.Services)*len(r.Options.Proxies))
+}
+
+// writeTrouble says what was wrong with a cell.
+func writeTrouble(w io.Writer, services int, proxy, failed string, lost int) {
+	if failed != "" {
+		const longest = 200 // an error may hold all that a program said
+		line, _, _ := strings.Cut(failed, "\n")
+		fmt.Fprintf(w, "- %s Services, %s: %.*s\n", thousands(services), proxyTitle(proxy), longest, line)
+	}
+	if lost > 0 {
+		fmt.Fprintf(w, "- %s Services, %s: %d times no connection was possible while the server changed\n",
+			thousands(services), proxyTitle(proxy), lost)
+	}
+}
+
+// endMissing ends the list of what is wrong, if anything is.
+func endMissing(w io.Writer, missing *strings.Builder, cells, planned int) {
+	if cells < planned {
+		fmt.Fprintf(missing, "- the run ended after %d of %d parts\n", cells, planned)
 	}
 	if missing.Len() > 0 {
 		fmt.Fprintf(w, "\n### Not measured, or wrong\n\n%s", missing.String())

@@ -12,14 +12,18 @@ import (
 
 func TestReplaceKeepsWhatAPersonWrote(t *testing.T) {
 	const page = "# Performance\n\nWords.\n"
-	once := Replace(page, "one\n")
+	once := ClusterPart.Replace(page, "one\n")
 	if !strings.HasPrefix(once, page) || !strings.Contains(once, "one") {
 		t.Errorf("new section:\n%s", once)
 	}
-	twice := Replace(once+"\nMore words.\n", "two\n")
+	twice := ClusterPart.Replace(once+"\nMore words.\n", "two\n")
 	if strings.Contains(twice, "one") || !strings.Contains(twice, "two") || !strings.HasSuffix(twice, "\nMore words.\n") ||
-		strings.Count(twice, beginMark) != 1 {
+		strings.Count(twice, "<!-- begin") != 1 {
 		t.Errorf("again:\n%s", twice)
+	}
+	both := ControlPlanePart.Replace(twice, "three\n")
+	if !strings.HasPrefix(both, twice) || !strings.Contains(both, "three") {
+		t.Errorf("another part:\n%s", both)
 	}
 }
 

@@ -43,7 +43,13 @@ func (b *bench) stream(ctx context.Context, verb string, targets ...load.Target)
 	for _, t := range targets {
 		args = append(args, t.String())
 	}
-	s := &stream{cmd: cluster.KubectlCommand(ctx, b.cluster.Dirs(), args...), events: make(chan event, 1024)}
+	return startStream(cluster.KubectlCommand(ctx, b.cluster.Dirs(), args...), (*exec.Cmd).Start)
+}
+
+// startStream runs the load program by a command that ends with its standard
+// input.
+func startStream(cmd *exec.Cmd, start func(*exec.Cmd) error) (*stream, error) {
+	s := &stream{cmd: cmd, events: make(chan event, 1024)}
 	s.cmd.Stderr = &s.stderr
 	stdin, err := s.cmd.StdinPipe()
 	if err != nil {
@@ -54,7 +60,7 @@ func (b *bench) stream(ctx context.Context, verb string, targets ...load.Target)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.cmd.Start(); err != nil {
+	if err := start(s.cmd); err != nil {
 		return nil, err
 	}
 	go s.read(stdout)

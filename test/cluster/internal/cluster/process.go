@@ -42,7 +42,7 @@ func (c *Cluster) Usage(node, name string) (Usage, error) {
 		if err != nil || strings.TrimSpace(string(comm)) != name || !c.holds(node, dir) {
 			continue // or has ended
 		}
-		usage, err := usageOf(dir)
+		usage, err := UsageOf(dir)
 		if err == nil && (oldest.Pid == 0 || usage.Age > oldest.Age) {
 			oldest = usage
 		}
@@ -59,8 +59,8 @@ func (c *Cluster) holds(node, dir string) bool {
 	return err == nil && strings.Contains(string(groups), "/"+c.cgroup()+"/"+node+"/")
 }
 
-// usageOf reads /proc/PID; see proc_pid_stat(5) and proc_pid_status(5).
-func usageOf(dir string) (u Usage, err error) {
+// UsageOf reads /proc/PID; see proc_pid_stat(5) and proc_pid_status(5).
+func UsageOf(dir string) (u Usage, err error) {
 	if u.Pid, err = strconv.Atoi(filepath.Base(dir)); err != nil {
 		return u, err
 	}

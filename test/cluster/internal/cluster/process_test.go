@@ -33,7 +33,7 @@ func TestKilobytes(t *testing.T) {
 }
 
 func TestUsageOfThisProcess(t *testing.T) {
-	u, err := usageOf(fmt.Sprintf("/proc/%d", os.Getpid()))
+	u, err := UsageOf(fmt.Sprintf("/proc/%d", os.Getpid()))
 	if err != nil || u.Pid != os.Getpid() || u.Resident == 0 || u.Peak < u.Resident || u.Age < 0 || u.Age > time.Hour {
 		t.Errorf("%+v, %v", u, err)
 	}

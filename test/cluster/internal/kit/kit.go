@@ -124,6 +124,28 @@ func (m *maker) buildTree(ctx context.Context, k *Kit, wants Wants) (err error) 
 	return err
 }
 
+// Programs are what is measured without a cluster.
+type Programs struct {
+	// KubeProxy is the path of the real one, KubernetesVersion its version.
+	KubeProxy, KubernetesVersion string
+	// Beeline and Load are as in Kit.
+	Beeline, Load []byte
+}
+
+// MakePrograms makes those that are missing in the cache, and Beeline.
+func MakePrograms(ctx context.Context, cache Cache, tree string, log *slog.Logger) (*Programs, error) {
+	m := &maker{cache, tree, log}
+	dir, version, err := m.build(ctx, kubeProxyBuild)
+	if err != nil {
+		return nil, err
+	}
+	k := &Kit{Tree: tree}
+	if err := m.buildTree(ctx, k, Wants{Load: true}); err != nil {
+		return nil, err
+	}
+	return &Programs{KubeProxy: filepath.Join(dir, "kube-proxy"), KubernetesVersion: version, Beeline: k.Beeline, Load: k.Load}, nil
+}
+
 // makeImages makes the images under the names that pods ask for, without the
 // registry's host: the cluster's registry answers for every host.
 func (m *maker) makeImages(ctx context.Context, k *Kit, p parts) ([]oci.Image, error) {
