@@ -12,7 +12,7 @@ FILES := git ls-files --cached --others --exclude-standard --
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build image generate fmt check lint test test-unit test-root test-bulk peers diff bench bench-cluster bench-control-plane kernel-test demo cluster cluster-down experiment conformance clean
+.PHONY: help deps build image generate fmt check lint test test-unit test-root test-bulk peers diff bench bench-cluster bench-control-plane kernel-test demo cluster cluster-down experiment takeover-cluster conformance clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ kernel-test: ## Run the tests that load real programs on Linux 6.1, in an emulat
 
 experiment: deps-cluster ## See on a real cluster that Services need no kube-proxy (root; first time 15 minutes, then one)
 	hack/cluster experiment
+
+takeover-cluster: deps-cluster ## Take a real cluster over from kube-proxy and give it back, under load (root; five minutes)
+	hack/cluster takeover $(TAKEOVER)
 
 conformance: deps-cluster ## Run the official [sig-network] tests on Beeline and kube-proxy, or what is missing of them (root; hours)
 	hack/cluster conformance --proxy beeline $(CONFORMANCE)

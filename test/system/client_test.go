@@ -29,6 +29,17 @@ import (
 // clientVariable makes this test's binary a client; its value is the job.
 const clientVariable = "BEELINE_TEST_CLIENT"
 
+// paceVariable is how often a client does something; without it a thousand times a
+// second.
+const paceVariable = "BEELINE_TEST_PACE"
+
+func pace() time.Duration {
+	if d, err := time.ParseDuration(os.Getenv(paceVariable)); err == nil {
+		return d
+	}
+	return time.Millisecond
+}
+
 // job is what a client does.
 type job struct {
 	// Kind is "connect": a new connection a millisecond, and an answer on it;
@@ -133,7 +144,7 @@ func askOnce(network string) func(string, <-chan struct{}) account {
 const clientPatience = 10 * time.Second
 
 func connectAgain(addr string, stop <-chan struct{}) (o account) {
-	tick := time.NewTicker(time.Millisecond)
+	tick := time.NewTicker(pace())
 	defer tick.Stop()
 	for {
 		select {
@@ -177,7 +188,7 @@ func stream(addr string, stop <-chan struct{}) (o account) {
 		select {
 		case <-stop:
 			return o
-		case <-time.After(time.Millisecond):
+		case <-time.After(pace()):
 		}
 		_ = c.SetDeadline(time.Now().Add(clientPatience))
 		if err := back(c, n); err != nil {
@@ -226,7 +237,7 @@ func datagrams(addr string, stop <-chan struct{}) (o account) {
 			}
 		}
 	})
-	tick := time.NewTicker(time.Millisecond)
+	tick := time.NewTicker(pace())
 	defer tick.Stop()
 	for stopped := false; !stopped; {
 		select {

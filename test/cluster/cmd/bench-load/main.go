@@ -8,8 +8,10 @@
 //	bench-load watch NAME=ADDRESS:PORT                a line for each change: when, who answers
 //	bench-load first NAME=ADDRESS:PORT...             a line for each target: when it first answered
 //	bench-load every NAME=ADDRESS:PORT...             the same, one target after the other
+//	bench-load loop NAME=ADDRESS:PORT...              JSON: how connections to each target went
+//	bench-load stream NAME=ADDRESS:PORT...            JSON: how one connection to each target went
 //
-// Watch, first and every end with their standard input.
+// All but the first two end with their standard input.
 package main
 
 import (
@@ -38,7 +40,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) < 2 {
-		return fmt.Errorf("want serve, measure, watch, first or every, and arguments")
+		return fmt.Errorf("want serve, measure, watch, first, every, loop or stream, and arguments")
 	}
 	verb, args := args[0], args[1:]
 	switch verb {
@@ -61,6 +63,10 @@ func run(ctx context.Context, args []string) error {
 	}()
 	say := func(at time.Time, name string) { fmt.Println(at.UnixNano(), name) }
 	switch verb {
+	case "loop":
+		return json.NewEncoder(os.Stdout).Encode(load.Loop(ctx, targets))
+	case "stream":
+		return json.NewEncoder(os.Stdout).Encode(load.Stream(ctx, targets))
 	case "watch":
 		load.Watch(ctx, targets[0].Addr, say)
 	case "first":

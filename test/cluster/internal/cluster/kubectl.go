@@ -57,6 +57,14 @@ func (c *Cluster) RunIn(ctx context.Context, boxName string, w io.Writer, args .
 	return cmd.Wait()
 }
 
+// StartWith starts a command on a node or in the control plane with these standard
+// files.
+func (c *Cluster) StartWith(
+	ctx context.Context, boxName string, stdin io.Reader, stdout, stderr io.Writer, args ...string,
+) (*exec.Cmd, error) {
+	return c.startIn(ctx, boxName, stdin, stdout, stderr, args...)
+}
+
 func (c *Cluster) startIn(
 	ctx context.Context, boxName string, stdin io.Reader, stdout, stderr io.Writer, args ...string,
 ) (*exec.Cmd, error) {

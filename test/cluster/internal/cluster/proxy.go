@@ -94,14 +94,11 @@ func (c *Cluster) RemoveProxy(ctx context.Context, p Proxy) error {
 	}
 	clean := []string{"nft", "flush", "ruleset"} // iptables is that of nftables, too
 	if p == Beeline {
-		outside, inside := c.SharedDir("bin")
-		if err := os.MkdirAll(outside, 0o755); err != nil {
+		program, err := c.Beeline()
+		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(outside, "beeline"), c.kit.Beeline, 0o755); err != nil {
-			return err
-		}
-		clean = []string{filepath.Join(inside, "beeline"), "cleanup"}
+		clean = []string{program, "cleanup"}
 	}
 	for n := range c.cfg.Nodes {
 		var said strings.Builder
@@ -110,6 +107,20 @@ func (c *Cluster) RemoveProxy(ctx context.Context, p Proxy) error {
 		}
 	}
 	return nil
+}
+
+// Beeline puts Beeline's program into every box, and returns where it is there.
+func (c *Cluster) Beeline() (string, error) {
+	outside, inside := c.SharedDir("bin")
+	if err := os.MkdirAll(outside, 0o755); err != nil {
+		return "", err
+	}
+	// Renamed, since the last one may be running.
+	temp := filepath.Join(outside, "beeline.new")
+	if err := os.WriteFile(temp, c.kit.Beeline, 0o755); err != nil {
+		return "", err
+	}
+	return filepath.Join(inside, "beeline"), os.Rename(temp, filepath.Join(outside, "beeline"))
 }
 
 // beelineManifest is the manifest as it is in the work tree, with the arguments

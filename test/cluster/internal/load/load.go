@@ -75,7 +75,7 @@ func answer(conn net.Conn, name string) {
 		return
 	}
 	_, _ = io.WriteString(conn, name+"\n") // the client notices
-	_, _ = io.Copy(io.Discard, conn)
+	_, _ = io.Copy(conn, conn)             // and a stream gets back what it sends
 }
 
 // request makes one and returns the name of the server that answered.
