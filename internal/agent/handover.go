@@ -202,7 +202,10 @@ func (h *handover) step(ctx context.Context, plans func() []plan.Service) error 
 		return nil
 	}
 	seen := h.look(ctx)
-	services := plans()
+	var services []plan.Service
+	if h.state.Phase != takeover.Alone || h.request().Wish == takeover.Rollback || !h.packet.there() {
+		services = plans() // tens of thousands, for which clients' changes would wait
+	}
 	h.learn(services)
 	if err := h.count(&seen, services); err != nil {
 		return err

@@ -72,12 +72,15 @@ func (h *hold) filter(plans []plan.Service, all bool) []plan.Service {
 	}
 	loses := func(p plan.Service) bool { return 2*membersOf(p) < h.members(p.Name) }
 	losing := map[model.Name]plan.Service{}
-	known := h.known()
 	for _, p := range plans {
 		if loses(p) {
 			losing[p.Name] = p
 		}
 	}
+	if !all && len(losing)+len(h.held) < holdServices {
+		return plans // without a look at every Service: this is nearly every change
+	}
+	known := h.known()
 	if all {
 		for _, gone := range unnamed(known, plans) {
 			losing[gone] = plan.Service{Name: gone}

@@ -197,3 +197,18 @@ func TestEachServiceIsHeldForItsOwnTime(t *testing.T) {
 	advance(time.Second)
 	w.expectServed("all are due", 0)
 }
+
+// What a change costs must not grow with the cluster.
+func TestASmallChangeDoesNotLookAtEveryService(t *testing.T) {
+	w, _ := many(t, 20)
+	known, looks := w.loop.hold.known, 0
+	w.loop.hold.known = func() []model.Name { looks++; return known() }
+	for i := range holdServices - 1 {
+		w.store.SetSlice(slice(fmt.Sprintf("s%d", i)))
+	}
+	w.pass()
+	w.expectServed("without the endpoints of some", 20-(holdServices-1))
+	if looks > 0 {
+		t.Errorf("%d looks at every Service", looks)
+	}
+}
