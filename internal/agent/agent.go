@@ -138,6 +138,7 @@ func run(ctx context.Context, o Options, given *handover) (err error) {
 		report:       f.reporter(src, started),
 	}
 	l.report.held = func() int { return len(l.hold.held) }
+	people.held = l.hold.told.Load
 	f.restored(rec.Usage())
 
 	g.Go(func() error { return l.run(ctx) })

@@ -30,6 +30,8 @@ type peopleServer struct {
 	from   string
 	stated func(context.Context, model.Name, func(*model.Stated) bool) ([]model.Stated, error)
 	asks   chan<- factsAsk
+	// held tells what updates are held; nil if nothing was yet.
+	held func() *agentsocket.Held
 }
 
 // factsAsk asks the loop, which owns the planner.
@@ -59,6 +61,7 @@ func (s *peopleServer) run(ctx context.Context, pins datapath.Pins) error {
 	if err == nil {
 		mux := http.NewServeMux()
 		mux.HandleFunc("GET "+agentsocket.FactsPath, s.facts)
+		mux.HandleFunc("GET "+agentsocket.HeldPath, func(w http.ResponseWriter, _ *http.Request) { tell(w, s.held()) })
 		mux.HandleFunc("GET "+agentsocket.PodsPath, func(w http.ResponseWriter, _ *http.Request) { tell(w, podNames(s.store)) })
 		err = agentsocket.Serve(ctx, name, mux)
 	}

@@ -7,8 +7,10 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
 
+	"github.com/beeline-net/beeline/internal/agentsocket"
 	"github.com/beeline-net/beeline/internal/model"
 	"github.com/beeline-net/beeline/internal/plan"
 	"github.com/beeline-net/beeline/internal/reconcile"
@@ -40,6 +42,17 @@ type hold struct {
 	event func(service model.Name, reason, message string)
 
 	held map[model.Name]heldPlan
+	// told is what is held, for who is not the loop.
+	told atomic.Pointer[agentsocket.Held]
+}
+
+// tell publishes what is held.
+func (h *hold) tell() {
+	said := &agentsocket.Held{Services: []string{}, Until: h.due()}
+	for _, name := range slices.SortedFunc(maps.Keys(h.held), model.Name.Compare) {
+		said.Services = append(said.Services, name.String())
+	}
+	h.told.Store(said)
 }
 
 // heldPlan is the newest plan of a Service, which is held since the first one
@@ -60,6 +73,7 @@ func newHold(after time.Duration, rec *reconcile.Reconciler, src source, log *sl
 // filter returns the plans to apply now. all says that they are all there are,
 // so that what none of them names is to be removed.
 func (h *hold) filter(plans []plan.Service, all bool) []plan.Service {
+	defer h.tell()
 	since := map[model.Name]time.Time{}
 	for _, p := range plans {
 		if before, held := h.held[p.Name]; held {
@@ -138,6 +152,7 @@ func (h *hold) due() (first time.Time) {
 
 // release returns what has persisted for long enough.
 func (h *hold) release() (plans []plan.Service) {
+	defer h.tell()
 	now := h.now()
 	for _, name := range slices.SortedFunc(maps.Keys(h.held), model.Name.Compare) {
 		if p := h.held[name]; !now.Before(p.since.Add(h.after)) {

@@ -28,7 +28,18 @@ const (
 	FactsPath = "/facts"
 	// PodsPath tells Names.
 	PodsPath = "/pods"
+	// HeldPath tells Held.
+	HeldPath = "/held"
 )
+
+// Held are the updates that the agent holds, because they take most backends from
+// many Services at once.
+type Held struct {
+	// Services are whose they are, sorted, as NAMESPACE/NAME.
+	Services []string `json:"services"`
+	// Until is when the first of them is applied, if it persists.
+	Until time.Time `json:"until,omitzero"`
+}
 
 // Names are pods' names, by the address and port of their endpoints.
 type Names map[netip.AddrPort]string

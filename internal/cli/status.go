@@ -3,6 +3,8 @@
 package cli
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -12,9 +14,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/beeline-net/beeline/internal/agentsocket"
 	"github.com/beeline-net/beeline/internal/datapath"
 	"github.com/beeline-net/beeline/internal/inspect"
 	"github.com/beeline-net/beeline/internal/maps"
+	"github.com/beeline-net/beeline/internal/takeover"
 )
 
 // status is the answer of `beeline status`.
@@ -25,6 +29,10 @@ type status struct {
 	Programs     []program       `json:"programs"`
 	Tables       []inspect.Usage `json:"tables"`
 	Counters     []inspect.Count `json:"counters"`
+	// Takeover is how far the node is between kube-proxy and Beeline.
+	Takeover takeover.State `json:"takeover"`
+	// Held are the updates that the agent holds; nil if none runs.
+	Held *agentsocket.Held `json:"held,omitempty"`
 	// Problems is empty if every hook is in place and no table is full.
 	Problems []string `json:"problems"`
 }
@@ -42,15 +50,28 @@ func newStatus(g *global) *cobra.Command {
 		Use:   "status",
 		Short: "Show whether Beeline serves this node",
 		Long: `Reads the kernel, not the agent: also works while no agent runs. Exits with 4
-if a hook is missing or a table is full.`,
+if a hook is missing or a table is full. What updates an agent holds, since they
+take most backends from many Services at once, the agent tells.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var s status
+			pins := datapath.NewPins(g.bpffs)
+			handover, err := readState(pins)
+			if err != nil {
+				return err
+			}
+			if handover.Phase == takeover.Returned {
+				return exitError{exitNotFound, fmt.Errorf("the node was given back: %s", handover.Why)}
+			}
 			if err := g.read(func(t *maps.Tables) (err error) {
-				s, err = readStatus(datapath.NewPins(g.bpffs), t)
+				s, err = readStatus(pins, t)
 				return err
 			}); err != nil {
 				return err
+			}
+			s.Takeover = handover
+			if s.Held, err = askHeld(cmd.Context(), pins); err != nil {
+				s.Problems = append(s.Problems, err.Error())
 			}
 			if err := g.format.emit(cmd.OutOrStdout(), s, s.table); err != nil {
 				return err
@@ -63,6 +84,20 @@ if a hook is missing or a table is full.`,
 	}
 	g.addFlags(cmd)
 	return cmd
+}
+
+// askHeld asks the agent what it holds; nil if there is none.
+func askHeld(ctx context.Context, pins datapath.Pins) (*agentsocket.Held, error) {
+	name, err := pins.SocketName()
+	if err != nil {
+		return nil, err
+	}
+	var held *agentsocket.Held
+	err = agentsocket.Get(ctx, name, agentsocket.HeldPath, nil, &held)
+	if errors.Is(err, agentsocket.ErrNobody) {
+		return nil, nil //nolint:nilnil // nobody to ask, and that is no error
+	}
+	return held, err
 }
 
 func readStatus(pins datapath.Pins, t *maps.Tables) (s status, err error) {
@@ -106,6 +141,14 @@ func (s status) table(w io.Writer) error {
 		agent = "running"
 	}
 	fmt.Fprintf(w, "Agent:     %s\nServices:  %d\n", agent, s.Services)
+	if p := s.Takeover.Phase; p != "" && p != takeover.Alone {
+		fmt.Fprintf(w, "Takeover:  %s since %s: %s\n", p, s.Takeover.Since.Format(time.DateTime), s.Takeover.Why)
+	}
+	if h := s.Held; h != nil && len(h.Services) > 0 {
+		names := h.Services[:min(len(h.Services), 10)]
+		fmt.Fprintf(w, "HELD:      updates that take most backends from %d Services at once, until %s: %s\n",
+			len(h.Services), h.Until.Format(time.TimeOnly), strings.Join(names, ", "))
+	}
 	for _, p := range s.Problems {
 		fmt.Fprintf(w, "PROBLEM:   %s\n", p)
 	}

@@ -4,6 +4,7 @@ package system
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -131,4 +132,42 @@ func everyVerbHasARow(t *testing.T, rows []verb, others map[string]string) {
 // splitIn is split with a format. version reads no kernel.
 func (n *node) splitIn(args []string, format string) (stdout, stderr string, status int) {
 	return n.split(append(args[:len(args):len(args)], "-o", format)...)
+}
+
+// An update that takes most backends from many Services is held, and status says
+// whose it is; during a takeover it says how far that is.
+func TestStatusTellsWhatIsWaitedFor(t *testing.T) {
+	s := newStage(t, 1)
+	n := s.nodes[0]
+	pod := s.server(n, "a")
+	var all []string
+	for i := range 12 {
+		all = append(all, service(fmt.Sprintf("web-%02d", i), []string{fmt.Sprintf("10.96.0.%d", 80+i)}, pod))
+	}
+	n.write("web.yaml", strings.Join(all, "---\n"))
+	n.start("--mass-removal-hold=1h")
+	if out, code := n.beeline("status"); code != 0 || strings.Contains(out, "HELD") || strings.Contains(out, "Takeover") {
+		t.Errorf("status %d:\n%s", code, out)
+	}
+	n.write("web.yaml", all[0])
+	eventually(t, 10*time.Second, func() error {
+		out, code := n.beeline("status")
+		if code != 0 || !strings.Contains(out, "HELD:") || !strings.Contains(out, "from 11 Services") || !strings.Contains(out, "default/web-01, ") {
+			return fmt.Errorf("status %d:\n%s", code, out)
+		}
+		return nil
+	})
+	var status struct {
+		Held     struct{ Services []string }
+		Takeover struct{ Phase string }
+	}
+	out, _ := n.beeline("status", "-o", "json")
+	check(t, json.Unmarshal([]byte(out), &status))
+	if len(status.Held.Services) != 11 || status.Takeover.Phase != "alone" {
+		t.Errorf("%+v", status)
+	}
+	n.kill()
+	if out, code := n.beeline("status"); code != 0 || strings.Contains(out, "HELD") {
+		t.Errorf("without an agent: status %d:\n%s", code, out)
+	}
 }

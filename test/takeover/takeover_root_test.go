@@ -220,6 +220,9 @@ func TestNodeSays(t *testing.T) {
 	}
 	w.startAgent()
 	stays("waiting")
+	if out, err := w.beeline("status"); err != nil || !strings.Contains(out, "Takeover:  waiting since ") {
+		t.Errorf("status: %v\n%s", err, out)
+	}
 	again()
 	stays("waiting")
 	w.ports(t, kubeProxyServer)
@@ -246,6 +249,9 @@ func TestNodeSays(t *testing.T) {
 	stays("returned")
 	again()
 	stays("returned")
+	if out, err := w.beeline("status"); err == nil || !strings.Contains(err.Error()+out, "given back") {
+		t.Errorf("status: %v\n%s", err, out)
+	}
 	w.served()
 
 	w.annotate("takeover")
