@@ -4,6 +4,7 @@ package reconcile
 
 import (
 	"context"
+	"runtime"
 	"testing"
 	"time"
 
@@ -78,10 +79,15 @@ func TestKernelTenThousandServices(t *testing.T) {
 	}
 	ctx := context.Background()
 	r := newRestored(t, tables)
+	runtime.GC() // of what made the plans
+	runtime.LockOSThread()
+	waited := runDelay(t)
 	first := r.Apply(ctx, plans)
-	t.Logf("first apply: %+v", first)
-	if first.Took > limit {
-		t.Errorf("first apply took %v, more than %v", first.Took, limit)
+	waited = runDelay(t) - waited
+	runtime.UnlockOSThread()
+	t.Logf("first apply: %+v, of which others had the CPU for %v", first, waited)
+	if own := first.Took - waited; own > limit {
+		t.Errorf("first apply took %v by itself, more than %v", own, limit)
 	}
 	if p := r.Pending(); len(p) > 0 {
 		t.Fatalf("pending: %+v", p[0])
@@ -119,6 +125,16 @@ func TestKernelTenThousandServices(t *testing.T) {
 		}
 	}
 	r.Close()
+}
+
+// runDelay is what a busy machine adds to what takes time on this thread.
+func runDelay(t *testing.T) time.Duration {
+	t.Helper()
+	d, err := lab.ThreadRunDelay()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
 }
 
 func newRestored(t *testing.T, tables *maps.Tables) *Reconciler {
