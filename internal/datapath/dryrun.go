@@ -7,6 +7,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/bits"
+	"net/netip"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -235,9 +237,29 @@ func (dev DeviceProgram) Settings() (o PacketOptions, err error) {
 		getFlag(v.ConfigMasqueradeAll, &o.MasqueradeAll), getFlag(v.ConfigMasqueradeLocal, &o.MasqueradeLocal),
 		getFlag(v.ConfigClusterIpOutside, &clusterIPOutside),
 		getFlag(v.ConfigLeaveUnknown, &o.LeaveUnknown), getFlag(v.ConfigRefuseNew, &o.Handover.RefuseNew),
+		o.readServiceRanges(&v),
 	)
 	o.CloseClusterIPs = !clusterIPOutside
 	return o, err
+}
+
+// readServiceRanges is the reverse of applyServiceRanges.
+func (o *PacketOptions) readServiceRanges(v *tcVariableSpecs) error {
+	var base, mask [serviceRanges]abi.IP
+	var n uint32
+	err := errors.Join(v.ConfigServiceRangeBase.Get(&base), v.ConfigServiceRangeMask.Get(&mask), v.ConfigServiceRangeCount.Get(&n))
+	if err != nil {
+		return err
+	}
+	for i := range min(int(n), serviceRanges) {
+		ones := 0
+		for _, word := range mask[i].Word {
+			ones += bits.OnesCount32(word)
+		}
+		addr := abi.NetIP(base[i])
+		o.ServiceRanges = append(o.ServiceRanges, netip.PrefixFrom(addr, ones-(128-addr.BitLen())))
+	}
+	return nil
 }
 
 func getFlag(v *ebpf.VariableSpec, to *bool) error {

@@ -19,10 +19,25 @@ func (e *explainer) absent() {
 	case e.Question.Target.IsValid() && e.otherPorts():
 	case e.nodePort():
 	case e.statedButAbsent():
+		e.dropped()
+	case e.dropped():
 	default:
 		e.find(NotAService, "compare with `beeline service list`", "%s is no Service's on this node%s", e.Target, e.remote())
 	}
 	e.Reason = e.Findings[0].Reason
+}
+
+// dropped: nobody has the address, and it is one of those that only a Service could
+// have.
+func (e *explainer) dropped() bool {
+	r, ok := e.unassigned()
+	if !ok || e.verdict != oracle.Drop {
+		return false
+	}
+	e.find(UnassignedAddress, "compare with `kubectl get services -A`: the Service may have been deleted, or the address mistyped",
+		"%v is in the cluster's Service range %v, and this node serves no Service with it: new connections are dropped instead of sent to the default route, as kube-proxy's nftables mode does",
+		e.Question.Target.Addr(), r)
+	return true
 }
 
 // otherPorts: the address is a Service's, the port is not.

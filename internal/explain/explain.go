@@ -8,6 +8,7 @@
 package explain
 
 import (
+	"fmt"
 	"net/netip"
 
 	"github.com/beeline-net/beeline/internal/model"
@@ -52,6 +53,9 @@ type Kernel struct {
 type Sockets struct {
 	// Broken says what is wrong with the hooks; empty if they are in place.
 	Broken string
+	// LeftAlone says why the hooks leave this client alone on purpose, so that its
+	// packets carry the Service's address; empty if they do not.
+	LeftAlone string
 	// Unsure says what could not be told about the hooks and this client; may be
 	// empty.
 	Unsure string
@@ -71,7 +75,10 @@ type Packet struct {
 	// MasqueradeLocal: backends of this node see the node, too, where an
 	// external policy says so; else they see the client (ADR 0015).
 	MasqueradeLocal bool
-	Pinned          netip.AddrPort
+	// ServiceRanges are those of which ClusterIPs are taken: connections to what
+	// no Service has there are dropped.
+	ServiceRanges []netip.Prefix
+	Pinned        netip.AddrPort
 	// Scope is where the device takes its clients to be; Unknown: their
 	// addresses tell.
 	Scope oracle.Scope
@@ -252,6 +259,10 @@ func (e *explainer) askSockets() *Path {
 		p.Verdict, p.Steps = oracle.Pass.String(), []string{"the hooks do not see the client: " + broken}
 		return p
 	}
+	if why := e.Kernel.Sockets.LeftAlone; why != "" {
+		p.Verdict, p.Steps = oracle.Pass.String(), []string{"the hooks leave the client alone, and its packets carry the Service's address: " + why}
+		return p
+	}
 	p.answer = e.oracle.AskSocket(e.packet(e.Kernel.Sockets.Pinned, e.Question.Client.Scope))
 	p.Verdict, p.Steps = p.answer.Verdict.String(), p.answer.Steps
 	return p
@@ -270,6 +281,10 @@ func (e *explainer) askPackets() *Path {
 		p.answer.Steps = append(p.answer.Steps, "ClusterIPs are closed to clients outside")
 	}
 	e.keepClient(&p.answer)
+	if r, ok := e.unassigned(); ok && p.answer.Frontend == nil && p.answer.Verdict == oracle.Pass {
+		p.answer.Verdict = oracle.Drop
+		p.answer.Steps = append(p.answer.Steps, fmt.Sprintf("the address is in the Service range %v, and no Service has it: dropped", r))
+	}
 	p.Steps = p.answer.Steps
 	if k.Run != nil {
 		p.AnsweredBy = "program " + k.Run.Program + " (tag " + k.Run.Tag + ") in a dry run on the live tables, as on " + k.Direction + " of " + k.Device + "; and the oracle"
@@ -278,6 +293,26 @@ func (e *explainer) askPackets() *Path {
 	}
 	p.Verdict = p.answer.Verdict.String()
 	return p
+}
+
+// unassigned returns the Service range that the target is in, if no Service has its
+// address.
+func (e *explainer) unassigned() (netip.Prefix, bool) {
+	for _, s := range e.Kernel.View.Services {
+		for _, p := range s.Ports {
+			for _, f := range p.Frontends {
+				if f.Addr == e.Question.Target.Addr() {
+					return netip.Prefix{}, false
+				}
+			}
+		}
+	}
+	for _, r := range e.Kernel.Packet.ServiceRanges {
+		if r.Contains(e.Question.Target.Addr()) {
+			return r, true
+		}
+	}
+	return netip.Prefix{}, false
 }
 
 // keepClient shows backends of this node the client, where its packets come from

@@ -157,6 +157,25 @@ func questions() []question {
 			yaml:    service + slice + "- {addresses: [10.244.1.5], hints: {forZones: [{name: z1}]}}\n- {addresses: [10.244.2.6], hints: {forZones: [{name: z2}]}}\n",
 			verdict: "translate", reason: explain.Translated, says: []string{"topology hints give it to zone z2, and this node is in z1", "keep some ready endpoints away"},
 		},
+		{
+			name: "a pod whose sockets are left alone", yaml: service + slice + ready, from: pod, to: "tcp 10.96.0.10:80",
+			change:  func(in *explain.Input) { in.Kernel.Sockets.LeftAlone = "it has opted out" },
+			verdict: "translate", reason: explain.Translated, says: []string{"SocketsOptedOut: the packet path serves this client", "it has opted out"},
+		},
+		{
+			name: "a pod whose sockets are left alone, without a packet path", yaml: service + slice + ready, from: pod, to: "tcp 10.96.0.10:80",
+			change: func(in *explain.Input) {
+				in.Kernel.Sockets.LeftAlone, in.Kernel.Packet.Off = "it has opted out", "it is switched off on this node"
+			},
+			verdict: "pass", reason: explain.NoPacketPath, says: []string{"sockets are left alone, so it needs the packet path"},
+		},
+		{name: "an address of the Service range that no Service has", yaml: service + slice + ready, from: pod, to: "tcp 10.96.0.99:80", change: serviceRange, verdict: "drop", reason: explain.UnassignedAddress, says: []string{"10.96.0.0/16", "no Service has it: dropped"}},
+		{name: "a port that the Service does not have, in the Service range", yaml: service + slice + ready, from: pod, to: "tcp 10.96.0.10:81", change: serviceRange, verdict: "reject", reason: explain.UnknownPort},
+		{
+			name: "another proxy's Service, in the Service range", from: outside, to: "tcp 10.96.0.10:80", change: serviceRange,
+			yaml:    strings.Replace(service, "namespace: shop}", "namespace: shop, labels: {service.kubernetes.io/service-proxy-name: theirs}}", 1) + slice + ready,
+			verdict: "drop", reason: explain.OtherProxy, says: []string{"UnassignedAddress"},
+		},
 		{name: "nobody's", yaml: service + slice + ready, from: pod, to: "tcp 192.0.2.200:80", verdict: "pass", reason: explain.NotAService},
 		{
 			name: "something in front", yaml: service + slice + ready, from: outside, to: "tcp 172.18.0.2:30080",
@@ -177,6 +196,10 @@ func questions() []question {
 			verdict: "reject", reason: explain.NoEndpoints, says: []string{"no endpoint of shop/web:http/TCP/IPv4 is usable"},
 		},
 	}
+}
+
+func serviceRange(in *explain.Input) {
+	in.Kernel.Packet.ServiceRanges = []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}
 }
 
 func podDoc(name, app, ready, why string) string {

@@ -37,6 +37,7 @@ const (
 	UnreadableRanges  Reason = "UnreadableSourceRanges"
 	NotInKernel       Reason = "NotInKernel"
 	NotAService       Reason = "NotAService"
+	UnassignedAddress Reason = "UnassignedAddress"
 	NoClusterIP       Reason = "NoClusterIP"
 	SocketsNotServed  Reason = "SocketsNotServed"
 	NoPacketPath      Reason = "NoPacketPath"
@@ -47,6 +48,7 @@ const (
 	AffinityPins    Reason = "AffinityPins"
 	HintsExclude    Reason = "HintsExclude"
 	SourceNAT       Reason = "SourceNAT"
+	SocketsOptedOut Reason = "SocketsOptedOut"
 	// InFront: something else on the node may decide first.
 	InFront Reason = "InFront"
 )

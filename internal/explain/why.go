@@ -62,6 +62,8 @@ func (e *explainer) unserved() bool {
 		return false
 	case !e.Question.Client.ElsewhereSockets && sockets != "":
 		e.find(SocketsNotServed, "run `beeline status`, and start the agent", "the socket hooks do not serve the client: %s", sockets)
+	case !e.Question.Client.ElsewhereSockets && e.Kernel.Sockets.LeftAlone != "" && packets != "":
+		e.find(NoPacketPath, packetPathMend(packets), "the client's sockets are left alone, so it needs the packet path: %s", packets)
 	case e.Question.Client.ElsewhereSockets && packets != "":
 		e.find(NoPacketPath, packetPathMend(packets),
 			"clients whose sockets this kernel does not see need the packet path: %s", packets)
@@ -153,6 +155,9 @@ func (e *explainer) works() {
 	e.find(Translated, "", "%d of %d endpoints may be chosen", len(pods), len(e.Answer.Backends))
 	if terminating && len(pods) > 0 {
 		e.find(TerminatingOnly, "wait for a pod to become ready", "only terminating endpoints are left; they serve until they are gone")
+	}
+	if why := e.Kernel.Sockets.LeftAlone; why != "" && !e.Question.Client.ElsewhereSockets {
+		e.find(SocketsOptedOut, "", "the packet path serves this client, not the socket hooks: %s", why)
 	}
 	for _, step := range e.decided.Steps {
 		switch {

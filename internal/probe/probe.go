@@ -110,18 +110,18 @@ type Client struct {
 
 // Ask fills in what the kernel knows about a question.
 func (k *Kernel) Ask(protocol model.Protocol, target netip.AddrPort, c *Client) (explain.Kernel, error) {
-	cookie, here := k.place(c)
+	ns, here := k.place(c)
 	if c.PacketsOnly {
 		c.ElsewhereSockets = true
 	}
-	out := explain.Kernel{Sockets: k.sockets(cookie, here)}
+	out := explain.Kernel{Sockets: k.sockets(ns, here)}
 	packet, settings, dev := k.packetPath(target, c)
 	out.Packet = packet
 	var err error
 	if out.View, err = k.view(settings); err != nil {
 		return out, err
 	}
-	if err := k.affinity(&out, protocol, target, c, cookie, here); err != nil {
+	if err := k.affinity(&out, protocol, target, c, ns.Cookie, here); err != nil {
 		return out, err
 	}
 	if out.Packet.Off == "" {
@@ -132,20 +132,19 @@ func (k *Kernel) Ask(protocol model.Protocol, target netip.AddrPort, c *Client) 
 
 // place finds out where the client is, unless it is known: on this node if one of
 // its network namespaces has the address.
-func (k *Kernel) place(c *Client) (cookie uint64, here bool) {
+func (k *Kernel) place(c *Client) (ns link.Namespace, here bool) {
 	switch {
 	case slices.Contains(k.network.Addresses(), c.Addr) || c.Addr.IsLoopback():
 		c.Scope = oracle.Node
 		cookie, err := link.OwnCookie()
-		return cookie, err == nil
+		return link.Namespace{Cookie: cookie}, err == nil
 	case c.Scope == oracle.External:
 		c.ElsewhereSockets = true
-		return 0, false
+		return ns, false
 	}
-	cookie, here = link.NamespaceOf(c.Addr, c.Netns)
-	if here {
+	if ns, here = link.NamespaceOf(c.Addr, c.Netns); here {
 		c.Scope = oracle.Pod
-		return cookie, true
+		return ns, true
 	}
 	switch {
 	case c.Scope != oracle.Unknown:
@@ -154,7 +153,7 @@ func (k *Kernel) place(c *Client) (cookie uint64, here bool) {
 	default:
 		c.ElsewhereSockets = true
 	}
-	return 0, false
+	return ns, false
 }
 
 // podHere guesses whether an address is a pod's of this node where namespaces may
@@ -180,7 +179,7 @@ func (k *Kernel) podHere(addr netip.Addr) bool {
 
 // sockets tells whether the hooks serve a client, whose network namespace is
 // known if it was found here.
-func (k *Kernel) sockets(cookie uint64, here bool) (s explain.Sockets) {
+func (k *Kernel) sockets(ns link.Namespace, here bool) (s explain.Sockets) {
 	if _, err := datapath.Attachments(k.pins); err != nil {
 		s.Broken = firstLine(err)
 		return s
@@ -190,16 +189,16 @@ func (k *Kernel) sockets(cookie uint64, here bool) (s explain.Sockets) {
 		s.Unsure = err.Error()
 		return s
 	}
-	only := settings["config_only_netns"]
+	only := settings["config_node_only"] != 0
 	switch {
 	case settings["config_refuse_new"] != 0:
 		s.Broken = "the node is being handed back: new connections are left to the other proxy"
-	case only != 0 && here && cookie != only:
-		s.Broken = "only the host's own sockets are balanced here; this pod's packets are translated instead"
-	case only != 0 && !here:
+	case only && here && ns.Cookie != settings["config_node_netns"]:
+		s.LeftAlone = "only the host's own sockets are balanced on this node (datapath.socketBalancing)"
+	case only && !here:
 		s.Unsure = "only the host's own sockets are balanced here, and where the client's is was not found"
 	case settings["config_opt_out"] != 0:
-		s.Unsure = "whether the client's pod has its sockets left alone (opt-out)"
+		k.optedOut(&s, ns)
 	}
 	return s
 }
@@ -240,7 +239,7 @@ func (k *Kernel) packetPath(target netip.AddrPort, c *Client) (p explain.Packet,
 	if o, err = dev.Settings(); err != nil {
 		p.NotRun = err.Error()
 	}
-	p.ClosedClusterIPs, p.MasqueradeLocal = o.CloseClusterIPs, o.MasqueradeLocal
+	p.ClosedClusterIPs, p.MasqueradeLocal, p.ServiceRanges = o.CloseClusterIPs, o.MasqueradeLocal, o.ServiceRanges
 	if o.PodDevice {
 		p.Scope = oracle.Pod
 	}

@@ -51,11 +51,11 @@ func newDevicesStage(t *testing.T) (n, outside *node) {
 }
 
 // startWithoutTCX is start on a kernel that has no tcx.
-func (n *node) startWithoutTCX() {
+func (n *node) startWithoutTCX(args ...string) {
 	n.t.Helper()
 	n.log = &logBuffer{}
-	n.agent = exec.Command("/proc/self/exe", "agent", "--bpffs", n.BPFFS, "--cgroup-root", n.Cgroup.Path,
-		"--manifests", n.manifests, "--node-name", n.Name)
+	n.agent = exec.Command("/proc/self/exe", append([]string{"agent", "--bpffs", n.BPFFS, "--cgroup-root", n.Cgroup.Path,
+		"--manifests", n.manifests, "--node-name", n.Name}, args...)...)
 	n.agent.Env = append(os.Environ(), noTCXVariable+"="+binary)
 	n.agent.Stdout, n.agent.Stderr = n.log, n.log
 	check(n.t, lab.Start(n.agent, n.NS, n.Cgroup))

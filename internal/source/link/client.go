@@ -54,29 +54,35 @@ func OwnCookie() (uint64, error) {
 	return cookie, nil
 }
 
+// Namespace is a network namespace of this machine.
+type Namespace struct {
+	// Cookie is the kernel's name for it, Inode the number of its file.
+	Cookie, Inode uint64
+}
+
 // NamespaceOf finds the network namespace on this machine that has an address, by
 // the processes in it and the names that ip-netns gives; false if there is none
 // that the caller may look at. A path is looked at instead of all of these.
-func NamespaceOf(addr netip.Addr, path string) (cookie uint64, ok bool) {
+func NamespaceOf(addr netip.Addr, path string) (ns Namespace, ok bool) {
 	patterns := []string{"/proc/[0-9]*/ns/net", "/run/netns/*", "/var/run/netns/*"}
 	if path != "" {
 		patterns = []string{path}
 	}
-	found := make(chan uint64, 1)
+	found := make(chan Namespace, 1)
 	go func() {
 		defer close(found)
 		// The thread goes with the goroutine: nobody else gets it in another
 		// namespace.
 		runtime.LockOSThread()
-		if cookie, ok := search(addr, patterns); ok {
-			found <- cookie
+		if ns, ok := search(addr, patterns); ok {
+			found <- ns
 		}
 	}()
-	cookie, ok = <-found
-	return cookie, ok
+	ns, ok = <-found
+	return ns, ok
 }
 
-func search(addr netip.Addr, patterns []string) (uint64, bool) {
+func search(addr netip.Addr, patterns []string) (Namespace, bool) {
 	seen := map[uint64]bool{}
 	for _, pattern := range patterns {
 		paths, _ := filepath.Glob(pattern)
@@ -90,11 +96,11 @@ func search(addr netip.Addr, patterns []string) (uint64, bool) {
 				continue
 			}
 			if cookie, err := OwnCookie(); err == nil {
-				return cookie, true
+				return Namespace{cookie, st.Ino}, true
 			}
 		}
 	}
-	return 0, false
+	return Namespace{}, false
 }
 
 func enter(path string) error {
