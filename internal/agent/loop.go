@@ -86,7 +86,7 @@ func (l *loop) run(ctx context.Context) error {
 			l.verify(ctx)
 			l.look()
 		case <-again.C:
-			if l.packet != nil && l.packet.incomplete {
+			if l.packet != nil && l.packet.incomplete != "" {
 				l.devices()
 			}
 		case <-handover.C:

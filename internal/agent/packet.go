@@ -35,8 +35,9 @@ type packetPath struct {
 	// failed is why it has not; read it when loaded is closed.
 	failed error
 	said   bool
-	// incomplete: a device has not got what it should have.
-	incomplete bool
+	// incomplete says which devices have not got what they should have; empty:
+	// all have.
+	incomplete string
 }
 
 // packetOptions is what the configuration means for the packet programs.
@@ -139,9 +140,12 @@ func (p *packetPath) lookAtPorts() bool {
 // on how many of them they were missing.
 func (p *packetPath) follow(n model.Network, serviceRanges []netip.Prefix) (restored int) {
 	p.devices.SetServiceRanges(serviceRanges)
-	err := p.devices.Set(packetDevices(n, p.local))
-	if p.incomplete = err != nil; p.incomplete {
-		p.log.Warn("packet path incomplete", "err", err)
+	before := p.incomplete
+	p.incomplete = ""
+	if err := p.devices.Set(packetDevices(n, p.local)); err != nil {
+		if p.incomplete = err.Error(); p.incomplete != before {
+			p.log.Warn("packet path incomplete", "err", err)
+		}
 	}
 	total := p.devices.Restored()
 	restored, p.restored = total-p.restored, total

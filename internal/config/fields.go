@@ -146,7 +146,7 @@ func mapFields() []field {
 		size("affinities", "max-affinities", func(c *Config) *int { return &c.Maps.Affinities },
 			"Clients pinned to a backend by session affinity; beyond that, the oldest are forgotten."),
 		size("flows", "max-flows", func(c *Config) *int { return &c.Maps.Flows },
-			"Connections that the packet path serves at a time, 160 bytes each, rounded up to a power of two. When it is full of established ones, new ones are dropped and counted. Connections from sockets on this node need none."),
+			"Connections that the packet path serves at a time, 160 bytes each, rounded up to a power of two. While the table is in use it keeps its size, and takes another with the node's next boot. When it is full of established ones, new ones are dropped and counted. Connections from sockets on this node need none."),
 		size("serviceCounts", "max-service-counts", func(c *Config) *int { return &c.Maps.ServiceCounts },
 			"Service ports whose traffic is counted one by one: those with the lowest index. Each takes 48 bytes a CPU."),
 	}

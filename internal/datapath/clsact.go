@@ -48,6 +48,8 @@ func (at place) filter() *netlink.BpfFilter {
 	return f
 }
 
+func (clsact) way() string { return "clsact" }
+
 func (c clsact) put(at place, prog *ebpf.Program) error {
 	if err := c.qdisc(at.ifindex); err != nil {
 		return err

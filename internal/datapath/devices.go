@@ -81,6 +81,8 @@ const (
 // attacher is a way to put programs on devices, in the network namespace of
 // the calling thread.
 type attacher interface {
+	// way names it.
+	way() string
 	// put places a program, or replaces the one of ours that is there in one
 	// step. ErrNotSupported: the kernel does not know this way.
 	put(at place, prog *ebpf.Program) error
@@ -258,7 +260,7 @@ func (v *Devices) load(k kind) (*PacketPrograms, error) {
 func (v *Devices) sweep(wanted map[place]bool) (errs []error) {
 	v.forget(wanted)
 	for _, how := range v.dp.pins.attachers() {
-		same := fmt.Sprintf("%T", how) == fmt.Sprintf("%T", v.how)
+		same := how.way() == v.how.way()
 		if same {
 			how = v.how
 		}

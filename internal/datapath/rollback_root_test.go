@@ -3,6 +3,7 @@
 package datapath
 
 import (
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -211,4 +212,59 @@ func TestALinkThatWasAboutToMoveEnds(t *testing.T) {
 	w.publish(frontend{vip: families[0].vip, port: 80, protocol: unix.IPPROTO_TCP, backends: w.bothPods(4)})
 	fd := w.socket(unix.AF_INET, unix.SOCK_STREAM)
 	check(t, unix.Connect(fd, sockaddr(families[0].dest, 80)))
+}
+
+// refusing is a way to attach that one device does not take.
+type refusing struct {
+	attacher
+	at place
+}
+
+func (r refusing) put(at place, prog *ebpf.Program) error {
+	if at == r.at {
+		return unix.EBUSY
+	}
+	return r.attacher.put(at, prog)
+}
+
+// As long as a device keeps a program of the last agent, the maps that it uses
+// are not given up.
+func TestMapsMoveOnceAllDevicesHave(t *testing.T) {
+	w := newWorld(t)
+	ns, err := w.lab.Namespace("dev")
+	check(t, err)
+	dp, err := Open(w.packetOptions(small()))
+	check(t, err)
+	at := w.served(dp, ns)
+	check(t, dp.Close())
+	dp, err = Open(w.packetOptions(large()))
+	check(t, err)
+	defer func() { _ = dp.Close() }()
+	check(t, ns.Do(func() error {
+		devices, err := dp.Devices()
+		if err != nil {
+			return err
+		}
+		defer func() { _ = devices.Close() }()
+		how := devices.how
+		devices.how = refusing{how, at}
+		want := []Device{{Index: at.ifindex, Name: "lo"}}
+		if err := devices.Set(want); !errors.Is(err, unix.EBUSY) {
+			t.Errorf("a device that refuses: %v", err)
+		}
+		if there, err := exists(dp.pins.next()); err != nil || !there || dp.moving == nil {
+			t.Errorf("the move has ended: %v", err)
+		}
+		devices.how = how
+		if err := devices.Set(want); err != nil {
+			return err
+		}
+		if there, err := exists(dp.pins.next()); err != nil || there || dp.moving != nil {
+			t.Errorf("the move has not ended: %v", err)
+		}
+		return nil
+	}))
+	if !w.usesMap(ns, at, abi.MapFrontends) {
+		t.Error("the program on the device does not use the table that is written")
+	}
 }

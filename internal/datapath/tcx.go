@@ -23,6 +23,8 @@ type tcx struct {
 	links map[place]link.Link
 }
 
+func (*tcx) way() string { return "tcx" }
+
 func newTCX(p Pins) *tcx { return &tcx{p, map[place]link.Link{}} }
 
 // put places a program: behind the link that is there, of this agent or of an
