@@ -34,6 +34,11 @@ func (c *Cluster) startLoadBalancer() error {
 	if err := spreadByPorts(c.control); err != nil {
 		return fmt.Errorf("load balancer: %w", err)
 	}
+	for _, pool := range []netip.Prefix{loadBalancersV4, loadBalancersV6} {
+		if err := silence(c.control, pool); err != nil {
+			return fmt.Errorf("load balancer: %w", err)
+		}
+	}
 	pools := map[corev1.IPFamily]netip.Prefix{corev1.IPv4Protocol: loadBalancersV4, corev1.IPv6Protocol: loadBalancersV6}
 	var nodes [][]netip.Addr
 	for _, plan := range c.plans {
@@ -60,6 +65,33 @@ func spreadByPorts(ns *lab.Namespace) error {
 			os.WriteFile("/proc/sys/net/ipv4/fib_multipath_hash_policy", []byte("1"), 0),
 			os.WriteFile("/proc/sys/net/ipv6/fib_multipath_hash_policy", []byte("1"), 0))
 	})
+}
+
+// silence has packets to addresses that no Service has get lost, as they do in
+// a real network: the sender is told nothing. They go to a station that is not
+// there.
+func silence(ns *lab.Namespace, pool netip.Prefix) error {
+	err := ns.Do(func() error {
+		link, err := netlink.LinkByName(bridge)
+		if err != nil {
+			return err
+		}
+		nobody := pool.Addr() // a network's own address is given to nobody
+		if err := netlink.NeighSet(&netlink.Neigh{
+			LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT,
+			IP: nobody.AsSlice(), HardwareAddr: net.HardwareAddr{0x02, 0, 0, 0, 0, 0},
+		}); err != nil {
+			return err
+		}
+		return netlink.RouteReplace(&netlink.Route{
+			Dst: ipNet(pool), LinkIndex: link.Attrs().Index, Gw: nobody.AsSlice(),
+			Flags: int(netlink.FLAG_ONLINK), Src: clientAddress(pool.Addr()).AsSlice(),
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("route %s to nobody: %w", pool, err)
+	}
+	return nil
 }
 
 // router routes in the control plane's namespace, which stands for the world.

@@ -145,6 +145,9 @@ func (c *Controller) serve(ctx context.Context, s *corev1.Service) error {
 	healthy := c.healthy(ctx, s)
 	for _, addr := range held.addrs {
 		nodes := ofFamily(healthy, addr)
+		if s.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
+			nodes = stay(nodes, held.routed[addr])
+		}
 		if before, ok := held.routed[addr]; ok && slices.Equal(before, nodes) {
 			continue
 		}
@@ -263,6 +266,18 @@ func ofFamily(nodes [][]netip.Addr, like netip.Addr) []netip.Addr {
 		}
 	}
 	return addrs
+}
+
+// stay is the one node that the clients of a Service with session affinity are
+// sent to: a node knows nothing of what another remembers. It remains the same
+// while it is healthy.
+func stay(nodes, before []netip.Addr) []netip.Addr {
+	for _, node := range nodes {
+		if slices.Equal(before, []netip.Addr{node}) {
+			return before
+		}
+	}
+	return nodes[:min(1, len(nodes))]
 }
 
 // publish writes the addresses into the Service's status, if they are not there.

@@ -92,3 +92,31 @@ func TestServiceComesAndGoes(t *testing.T) {
 	}
 	await("none any more", 0, 0, false)
 }
+
+// A client of a Service with session affinity keeps its node as long as that
+// one is healthy, and gets another then.
+func TestAffinityStaysAtANode(t *testing.T) {
+	addrs := func(words ...string) (all []netip.Addr) {
+		for _, w := range words {
+			all = append(all, netip.MustParseAddr(w))
+		}
+		return all
+	}
+	var routed []netip.Addr
+	for _, step := range []struct{ healthy, want []netip.Addr }{
+		{nil, nil},
+		{addrs("198.51.100.2", "198.51.100.3"), addrs("198.51.100.2")},
+		{addrs("198.51.100.1", "198.51.100.2", "198.51.100.3"), addrs("198.51.100.2")},
+		{addrs("198.51.100.1", "198.51.100.3"), addrs("198.51.100.1")},
+		{nil, nil},
+	} {
+		routed = stay(step.healthy, routed)
+		if !slices.Equal(routed, step.want) {
+			t.Errorf("healthy %v: to %v, want %v", step.healthy, routed, step.want)
+		}
+	}
+	// The affinity is new, and every node had been routed to.
+	if got := stay(addrs("198.51.100.1", "198.51.100.2"), addrs("198.51.100.1", "198.51.100.2")); len(got) != 1 {
+		t.Errorf("to %v, want one node", got)
+	}
+}
