@@ -30,6 +30,7 @@ __noinline int begin(ctx_t *ctx, const struct packet *pkt, __u32 hook)
 {
 	struct balanced *out;
 	__u32 zero = 0;
+	int outcome;
 
 	out = bpf_map_lookup_elem(&balance_work, &zero);
 	if (!pkt || !out)
@@ -37,9 +38,16 @@ __noinline int begin(ctx_t *ctx, const struct packet *pkt, __u32 hook)
 	if (hook == HOOK_INGRESS && is_martian(pkt))
 		return drop(COUNTER_MARTIAN);
 	__builtin_memset(out, 0, sizeof(*out));
-	switch (balance(ctx, pkt, out)) {
+	outcome = balance(ctx, pkt, out);
+	if (outcome == OUTCOME_TRANSLATE)
+		outcome = balance_open(pkt, out);
+	switch (outcome) {
 	case OUTCOME_TRANSLATE:
-		packet_began(ctx, pkt, &out->to, &out->choice, hook);
+	case OUTCOME_KNOWN:
+		if (outcome == OUTCOME_TRANSLATE)
+			packet_began(ctx, pkt, &out->to, &out->choice, hook);
+		else
+			packet_count(pkt, out->choice.service, FLOW_REQUEST);
 		if (pkt->fragment == FRAGMENT_FIRST)
 			fragment_remember(pkt, FRAGMENT_OURS);
 		return forward(ctx, pkt, &out->to,
@@ -55,25 +63,6 @@ __noinline int begin(ctx_t *ctx, const struct packet *pkt, __u32 hook)
 			fragment_remember(pkt, FRAGMENT_OTHERS);
 		return pass();
 	}
-}
-
-/*
- * Whether a request goes on as part of its old flow. A removed backend ends a
- * UDP flow; a TCP or SCTP one is bound to its peer and goes on as long as that
- * answers (kube-proxy: conntrack/cleanup.go), but is not begun again there.
- */
-static __always_inline bool flow_goes_on(const struct flow *flow,
-					 const struct packet *pkt, __u64 now)
-{
-	bool udp = pkt->tuple.protocol == IPPROTO_UDP;
-	bool opens = pkt->signal & SIGNAL_OPEN;
-
-	if (!udp && !opens)
-		return true;
-	if (!backend_alive(flow->backend, flow->generation) ||
-	    flow_expired(flow, now))
-		return false;
-	return udp || !flow_ending(flow);
 }
 
 /*

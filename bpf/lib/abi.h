@@ -101,7 +101,10 @@ struct backend {
 	__u32 service;
 	__u32 generation;
 	__u8 local; /* 1 if the endpoint runs on this node */
-	__u8 pad[3];
+	__u8 pad;
+	/* Changes whenever a frontend has left the Service port: its UDP flows
+	 * ask then whose it is. 0: never happened. */
+	__u16 lost;
 };
 _Static_assert(sizeof(struct backend) == 32, "backend");
 
@@ -232,6 +235,8 @@ enum counter {
 	COUNTER_HANDED_BACK,	/* rollback: a datagram of an older UDP flow */
 	COUNTER_MARTIAN,    /* dropped: names loopback, and came from outside */
 	COUNTER_UNASSIGNED, /* dropped: in a Service range, and nobody's */
+	COUNTER_FLOW_BUSY,  /* dropped: another CPU held the table too long */
+	COUNTER_EXTENSIONS, /* passed on: more IPv6 headers than are walked */
 	COUNTER_COUNT,
 };
 
@@ -288,7 +293,8 @@ struct flow {
 	__u32 service;
 	__u32 backend;
 	__u32 generation;
-	__u8 pad[12];
+	__u16 lost; /* the backend's, when it last asked for its frontend */
+	__u8 pad[10];
 } __attribute__((aligned(8)));
 _Static_assert(sizeof(struct flow) == 128, "flow");
 
@@ -301,8 +307,11 @@ _Static_assert(sizeof(struct flow) == 128, "flow");
 #define FLOW_HINT(index, direction) ((index) << 1 | (direction))
 struct flow_line {
 	__u64 hint[FLOW_HINTS];
-	__u64 away; /* hints that belong here and are in their second line */
+	/* How many hints belong here and are in their second line; and
+	 * FLOW_LINE_HELD while somebody begins a flow here. */
+	__u64 away;
 };
+#define FLOW_LINE_HELD (1ULL << 63)
 _Static_assert(sizeof(struct flow_line) == 64, "flow_line");
 
 /* How long a silent flow is kept: an index into config_flow_timeout_secs. */

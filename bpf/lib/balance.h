@@ -14,7 +14,8 @@
 
 enum outcome {
 	OUTCOME_PASS,	   /* not ours */
-	OUTCOME_TRANSLATE, /* to what `to` says */
+	OUTCOME_TRANSLATE, /* to what `to` says: a flow begins */
+	OUTCOME_KNOWN,	   /* ... as the flow that it has by now */
 	OUTCOME_REJECT,	   /* refused, so that the client notices; counted */
 	OUTCOME_DROP,	   /* dropped and counted */
 };
@@ -22,7 +23,9 @@ enum outcome {
 struct balanced {
 	struct flow_tuple to;
 	struct lb_choice choice;
-	__u32 flags; /* enum flow_flag */
+	struct ip_addr source; /* what the backend is to see, if source_nat */
+	__u32 flags;	       /* enum flow_flag */
+	__u8 source_nat;
 };
 
 static __always_inline int refuse_silently(struct lb_choice *choice,
@@ -85,23 +88,86 @@ static __noinline int balance_pick(const struct packet *pkt,
 	}
 }
 
+/* Whether the frontend of a UDP flow is another Service's by now. `lost` was
+ * read before. What is nobody's goes on, and asks again. */
+static __noinline bool flow_frontend_left(const struct packet *pkt,
+					  struct flow *flow, __u16 lost)
+{
+	struct frontend *f = packet_frontend(pkt);
+
+	if (!f || f->flags & FRONTEND_ADDRESS)
+		return false;
+	if (f->service != flow->service)
+		return true;
+	if (!config_dry_run)
+		WRITE_ONCE(flow->lost, lost);
+	return false;
+}
+
 /*
- * Finds a backend for a packet and makes the flow. A flow that the packet's
- * tuple had before is ended first, but only if there is another to take its
- * place. Returns enum outcome.
+ * Whether a request goes on as part of its old flow. A removed backend ends a
+ * UDP flow, and so does a frontend that went to another Service; a TCP or SCTP
+ * one is bound to its peer and goes on as long as that answers (kube-proxy:
+ * conntrack/cleanup.go), but is not begun again there.
+ */
+static __always_inline bool flow_goes_on(struct flow *flow,
+					 const struct packet *pkt, __u64 now)
+{
+	bool udp = pkt->tuple.protocol == IPPROTO_UDP;
+	bool opens = pkt->signal & SIGNAL_OPEN;
+	__u32 index = flow->backend;
+	struct backend *b;
+	__u16 lost;
+
+	if (!udp && !opens)
+		return true;
+	b = bpf_map_lookup_elem(&backends, &index);
+	if (!b || READ_ONCE(b->generation) != flow->generation ||
+	    flow_expired(flow, now))
+		return false;
+	if (!udp)
+		return !flow_ending(flow);
+	lost = READ_ONCE(b->lost);
+	return likely(lost == READ_ONCE(flow->lost)) ||
+	       !flow_frontend_left(pkt, flow, lost);
+}
+
+/* Takes the flow that another CPU has made of an earlier packet of the same
+ * meanwhile; ends one that does not go on. */
+static __always_inline bool balance_known(const struct packet *pkt,
+					  struct balanced *out)
+{
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct flow_place old;
+
+	if (!flow_find(&pkt->tuple, &old))
+		return false;
+	if (old.direction == FLOW_REQUEST && flow_goes_on(old.flow, pkt, now)) {
+		out->to = old.flow->tuple[FLOW_REPLY];
+		flow_reverse(&out->to);
+		out->flags = READ_ONCE(old.flow->flags);
+		out->choice.service = READ_ONCE(old.flow->service);
+		flow_track(old.flow, FLOW_REQUEST, pkt->signal, now);
+		if (flow_still(&old))
+			return true;
+	}
+	flow_end(&old);
+	return false;
+}
+
+/*
+ * Finds a backend for a packet that has no flow, or one that does not go on.
+ * Returns enum outcome; TRANSLATE is for balance_open().
  */
 __noinline int balance(ctx_t *ctx, const struct packet *pkt,
 		       struct balanced *out)
 {
-	const struct ip_addr *source = NULL;
+	const struct ip_addr *source;
 	struct lb_choice *choice;
 	struct flow_place old;
 	struct frontend *f;
-	struct backend *b;
 	enum scope scope;
-	__u32 index;
 	int outcome;
-	bool local;
 
 	if (!pkt || !out)
 		return OUTCOME_PASS;
@@ -128,24 +194,45 @@ __noinline int balance(ctx_t *ctx, const struct packet *pkt,
 	outcome = balance_pick(pkt, f, scope, choice);
 	if (outcome != OUTCOME_TRANSLATE)
 		return outcome;
-	index = choice->backend; /* Linux 6.1 wants keys on the stack */
-	b = bpf_map_lookup_elem(&backends, &index);
-	local = b && b->local;
-	if (source_nat(f, pkt, scope, &choice->addr, local)) {
-		trace_chosen(choice->backend, true);
-		source = egress_addr(ctx, pkt, &choice->addr);
-		if (!source)
-			return refuse_silently(choice, COUNTER_SNAT_NO_ADDRESS);
-	} else {
-		trace_chosen(choice->backend, false);
-	}
-	if (!config_dry_run && flow_find(&pkt->tuple, &old))
-		flow_end(&old);
-	if (!nat_open(&pkt->tuple, choice, local, source, &out->to,
-		      &out->flags))
-		return OUTCOME_DROP;
-	trace_stage(TRACE_TRANSLATED);
+	out->source_nat =
+		source_nat(f, pkt, scope, &choice->addr, choice->local);
+	trace_chosen(choice->backend, out->source_nat);
+	if (!out->source_nat)
+		return OUTCOME_TRANSLATE;
+	source = egress_addr(ctx, pkt, &choice->addr);
+	if (!source)
+		return refuse_silently(choice, COUNTER_SNAT_NO_ADDRESS);
+	out->source = *source;
 	return OUTCOME_TRANSLATE;
+}
+
+/*
+ * Makes the flow to the backend that balance() has chosen, or finds the one
+ * that has been made since. A flow that the packet's tuple had before is ended
+ * first. Returns enum outcome. Apart from balance(), so that the stack has
+ * room.
+ */
+__noinline int balance_open(const struct packet *pkt, struct balanced *out)
+{
+	int outcome = OUTCOME_TRANSLATE;
+	struct flow_line *line;
+
+	if (!pkt || !out)
+		return OUTCOME_PASS;
+	line = flow_line(flow_hash(&pkt->tuple), 0);
+	if (!line || (!config_dry_run && !flow_hold(line)))
+		return refuse_silently(&out->choice, COUNTER_FLOW_BUSY);
+	if (!config_dry_run && balance_known(pkt, out))
+		outcome = OUTCOME_KNOWN;
+	else if (!nat_open(&pkt->tuple, &out->choice,
+			   out->source_nat ? &out->source : NULL, &out->to,
+			   &out->flags))
+		outcome = OUTCOME_DROP;
+	else
+		trace_stage(TRACE_TRANSLATED);
+	if (!config_dry_run)
+		flow_let_go(line);
+	return outcome;
 }
 
 #endif

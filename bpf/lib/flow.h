@@ -2,7 +2,8 @@
 /*
  * Making flows. A new one takes the place of a free record or an expired one;
  * if there is neither, of one that never came about; if there is none either,
- * it is refused. An established flow gives way to nobody (pains A4).
+ * it is refused. An established flow gives way to nobody (pains A4). The same
+ * goes for places in the index.
  */
 #ifndef BEELINE_FLOW_H
 #define BEELINE_FLOW_H
@@ -26,6 +27,39 @@ static __always_inline bool flow_reuse(struct flow *flow, __u32 index,
 	return true;
 }
 
+/* For when both lines of a hash are full: forgets one flow that they name and
+ * that may go. Always returns 0. */
+__noinline int flow_make_room(__u64 hash)
+{
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct flow_line *line = NULL;
+	struct flow *flow;
+	__u32 index, seq;
+	bool expired;
+
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < 2 * FLOW_HINTS; i++) {
+		if (i % FLOW_HINTS == 0)
+			line = flow_line(hash, i / FLOW_HINTS);
+		if (!line)
+			return 0;
+		index = (__u32)READ_ONCE(line->hint[i % FLOW_HINTS]) >> 1;
+		flow = flow_record(index);
+		if (!flow)
+			return 0;
+		seq = READ_ONCE(flow->seq);
+		expired = flow_replaceable(flow, now);
+		if ((expired || flow_evictable(flow)) &&
+		    flow_reuse(flow, index, seq)) {
+			flow_publish(flow);
+			if (!expired)
+				count(COUNTER_FLOW_EVICTED);
+			return 0;
+		}
+	}
+	return 0;
+}
+
 /* Where to look for a place next. Going round in order keeps the flows of a
  * table that is mostly empty close together, which the TLB thanks for, and
  * evicts the oldest of a flood. CPUs that race for it merely probe the same
@@ -41,6 +75,7 @@ __noinline __s64 flow_alloc(__u64 now)
 	__u64 oldest_seen = ~0ULL;
 	struct flow *flow;
 
+#pragma clang loop unroll(disable)
 	for (__u32 i = 0; i < FLOW_PROBES; i++) {
 		index = (start + i) & config_flow_mask;
 		WRITE_ONCE(flow_cursor, index + 1);
@@ -79,6 +114,7 @@ static __always_inline struct flow *flow_open(const struct flow_tuple *request,
 {
 	__s64 found = flow_alloc(now);
 	struct flow *flow;
+	__u64 hash;
 
 	if (found < 0)
 		return NULL;
@@ -90,7 +126,11 @@ static __always_inline struct flow *flow_open(const struct flow_tuple *request,
 	flow->flags = FLOW_USED;
 	flow->created_ns = now;
 	flow->seen_ns = now;
-	if (flow_link(flow_hash(request), FLOW_HINT(*index, FLOW_REQUEST)))
+	hash = flow_hash(request);
+	if (flow_link(hash, FLOW_HINT(*index, FLOW_REQUEST)))
+		return flow;
+	flow_make_room(hash);
+	if (flow_link(hash, FLOW_HINT(*index, FLOW_REQUEST)))
 		return flow;
 	flow_abandon(flow, *index);
 	return NULL;
@@ -116,8 +156,11 @@ static __always_inline bool flow_reply_free(const struct flow_tuple *reply,
 	       flow_ending(old.flow);
 }
 
+#define FLOW_NO_ROOM 2
+
 /* Gives the flow its reply tuple, if nobody has it. The record must be taken,
- * and be the only one that this caller writes. */
+ * and be the only one that this caller writes. Returns 1, 0, or FLOW_NO_ROOM,
+ * which flow_make_room() may help. */
 __noinline int flow_reserve_reply(const struct flow_tuple *reply, __u32 index,
 				  __u64 now)
 {
@@ -132,16 +175,17 @@ __noinline int flow_reserve_reply(const struct flow_tuple *reply, __u32 index,
 	flow = flow_record(index);
 	if (!flow)
 		return 0;
-	/* What has expired or goes anyway is in nobody's way. */
-	if (flow_find(reply, &old) &&
-	    (flow_expired(old.flow, now) || flow_ending(old.flow)))
-		flow_end(&old);
 	hash = flow_hash(reply);
-	if (flow_tuple_taken(reply, hash, index))
-		return 0;
+	if (flow_tuple_taken(reply, hash, index)) {
+		/* What has expired or goes anyway is in nobody's way. */
+		if (!flow_find(reply, &old) ||
+		    (!flow_expired(old.flow, now) && !flow_ending(old.flow)) ||
+		    !flow_end(&old) || flow_tuple_taken(reply, hash, index))
+			return 0;
+	}
 	flow->tuple[FLOW_REPLY] = *reply;
 	if (!flow_link(hash, FLOW_HINT(index, FLOW_REPLY)))
-		return 0;
+		return FLOW_NO_ROOM;
 	/* Two at once: each sees the other now, and neither keeps it. */
 	if (!flow_tuple_taken(reply, hash, index))
 		return 1;

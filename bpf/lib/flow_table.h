@@ -9,6 +9,8 @@
  *
  * Writers own a record while its `seq` is odd. A reader that was overtaken
  * finds another `seq` afterwards, and looks again as if it had found nothing.
+ * Who begins a flow holds the first line of its request meanwhile: of two CPUs
+ * with the first packets of one flow, the second finds what the first has made.
  */
 #ifndef BEELINE_FLOW_TABLE_H
 #define BEELINE_FLOW_TABLE_H
@@ -66,7 +68,8 @@ static __always_inline __u32 flow_tag(__u64 hash)
 	return (__u32)(hash >> 32) | 1;
 }
 
-/* The two lines of a hash; `choice` is 0 or 1. There is half a line a flow. */
+/* The two lines of a hash; `choice` is 0 or 1. There is half a line a flow.
+ * They are never the same one: odd times odd is odd. */
 static __always_inline struct flow_line *flow_line(__u64 hash, __u32 choice)
 {
 	__u32 at = (__u32)hash;
@@ -80,6 +83,42 @@ static __always_inline struct flow_line *flow_line(__u64 hash, __u32 choice)
 static __always_inline struct flow *flow_record(__u32 index)
 {
 	return bpf_map_lookup_elem(&flows, &index);
+}
+
+/* How often a CPU looks whether another one is done: much longer than making a
+ * flow takes, unless the hypervisor has put that CPU aside. */
+#define FLOW_HOLD_TRIES (1 << 14)
+
+struct flow_holding {
+	struct flow_line *line;
+	__u64 held;
+};
+
+static long flow_try_to_hold(__u32 __attribute__((unused)) i, void *ctx)
+{
+	struct flow_holding *h = ctx;
+
+	if (READ_ONCE(h->line->away) & FLOW_LINE_HELD)
+		return 0;
+	h->held = !(__sync_fetch_and_or(&h->line->away, FLOW_LINE_HELD) &
+		    FLOW_LINE_HELD);
+	return h->held;
+}
+
+/* Makes the caller the only one that begins flows whose request's first line
+ * this is. False if somebody else does, and for too long. Other hints come
+ * and go meanwhile. */
+static __noinline bool flow_hold(struct flow_line *line)
+{
+	struct flow_holding h = { .line = line };
+
+	bpf_loop(FLOW_HOLD_TRIES, flow_try_to_hold, &h, 0);
+	return h.held;
+}
+
+static __always_inline void flow_let_go(struct flow_line *line)
+{
+	__sync_fetch_and_and(&line->away, ~FLOW_LINE_HELD);
 }
 
 #define FLOW_NOT_FOUND ((__u64)~0)
@@ -154,13 +193,15 @@ static __always_inline __u32 flow_line_used(const struct flow_line *line)
 {
 	__u32 used = 0;
 
+#pragma clang loop unroll(disable)
 	for (int i = 0; i < FLOW_HINTS; i++)
 		used += !!READ_ONCE(line->hint[i]);
 	return used;
 }
 
-static __always_inline bool flow_line_put(struct flow_line *line, __u64 hint)
+static __noinline bool flow_line_put(struct flow_line *line, __u64 hint)
 {
+#pragma clang loop unroll(disable)
 	for (int i = 0; i < FLOW_HINTS; i++)
 		if (!READ_ONCE(line->hint[i]) &&
 		    !__sync_val_compare_and_swap(&line->hint[i], 0, hint))
@@ -223,13 +264,14 @@ __noinline int flow_unlink(__u64 hash, __u32 place)
 /* Whether another record than `index` has, or is just being given, this tuple.
  * Who is being written with the same tag counts: better one port too many
  * tried than two flows with one tuple. */
-static __always_inline bool flow_tuple_taken(const struct flow_tuple *tuple,
-					     __u64 hash, __u32 index)
+static __noinline bool flow_tuple_taken(const struct flow_tuple *tuple,
+					__u64 hash, __u32 index)
 {
 	struct flow_line *line = NULL;
 	struct flow *flow;
 	__u64 hint;
 
+#pragma clang loop unroll(disable)
 	for (int i = 0; i < 2 * FLOW_HINTS; i++) {
 		if (i == FLOW_HINTS && !READ_ONCE(line->away))
 			break;
@@ -248,16 +290,22 @@ static __always_inline bool flow_tuple_taken(const struct flow_tuple *tuple,
 	return false;
 }
 
+/* Takes a record's hints out of the index. */
+static __noinline void flow_unlink_both(const struct flow *flow, __u32 index)
+{
+	flow_unlink(flow_hash(&flow->tuple[FLOW_REQUEST]),
+		    FLOW_HINT(index, FLOW_REQUEST));
+	flow_unlink(flow_hash(&flow->tuple[FLOW_REPLY]),
+		    FLOW_HINT(index, FLOW_REPLY));
+}
+
 /* Forgets the flow in a record that the caller has taken. */
 static __always_inline void flow_clear(struct flow *flow, __u32 index)
 {
 	if (!(flow->flags & FLOW_USED))
 		return;
 	flow->flags = 0;
-	flow_unlink(flow_hash(&flow->tuple[FLOW_REQUEST]),
-		    FLOW_HINT(index, FLOW_REQUEST));
-	flow_unlink(flow_hash(&flow->tuple[FLOW_REPLY]),
-		    FLOW_HINT(index, FLOW_REPLY));
+	flow_unlink_both(flow, index);
 }
 
 #endif

@@ -26,6 +26,7 @@ struct lb_choice {
 	__u32 backend;
 	__u32 generation;
 	__u32 reason; /* enum counter: why there is no backend */
+	__u8 local;   /* 1 if the backend runs on this node */
 };
 
 static __always_inline enum verdict
@@ -73,6 +74,7 @@ static __always_inline bool backend_take(__u32 index, __u32 service,
 		return false;
 	out->addr = b->addr;
 	out->port = b->port;
+	out->local = b->local;
 	out->backend = index;
 	return true;
 }

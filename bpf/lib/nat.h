@@ -69,12 +69,21 @@ static __always_inline __be16 nat_port(const struct flow_tuple *reply)
  * is the client's own or 0. Returns 1, or 0 if none was found. */
 __noinline int nat_reserve(struct flow_tuple *reply, __u32 index, __u64 now)
 {
+	int done;
+
 	if (!reply)
 		return 0;
+#pragma clang loop unroll(disable)
 	for (int i = 0; i < NAT_TRIES; i++) {
-		if (reply->dport && !kept_flow(reply) &&
-		    flow_reserve_reply(reply, index, now))
-			return 1;
+		if (reply->dport && !kept_flow(reply)) {
+			done = flow_reserve_reply(reply, index, now);
+			if (done == 1)
+				return 1;
+			if (done == FLOW_NO_ROOM) {
+				flow_make_room(flow_hash(reply));
+				continue;
+			}
+		}
 		reply->dport = nat_port(reply);
 	}
 	return 0;
@@ -84,7 +93,7 @@ __noinline int nat_reserve(struct flow_tuple *reply, __u32 index, __u64 now)
  * backend is to see, or NULL for the client itself. Fills in what the packet
  * turns into; false, with the reason counted, if there is no flow to be had. */
 static __always_inline bool nat_open(const struct flow_tuple *request,
-				     struct lb_choice *choice, bool local,
+				     struct lb_choice *choice,
 				     const struct ip_addr *source,
 				     struct flow_tuple *to, __u32 *flags)
 {
@@ -113,7 +122,7 @@ static __always_inline bool nat_open(const struct flow_tuple *request,
 		count(COUNTER_SNAT_NO_PORT);
 		return false;
 	}
-	*flags = FLOW_USED | (local ? FLOW_LOCAL : 0);
+	*flags = FLOW_USED | (choice->local ? FLOW_LOCAL : 0);
 	if (source || to->dport != request->sport)
 		*flags |= FLOW_SNAT;
 	flow_reverse(to);
@@ -122,6 +131,7 @@ static __always_inline bool nat_open(const struct flow_tuple *request,
 	flow->service = choice->service;
 	flow->backend = choice->backend;
 	flow->generation = choice->generation;
+	flow->lost = 0;
 	flow->flags = *flags;
 	flow_publish(flow);
 	return true;

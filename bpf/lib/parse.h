@@ -261,6 +261,7 @@ static __always_inline bool parse_extensions(const ctx_t *ctx,
 	struct ipv6_extension ext;
 	__u32 off = pkt->l4, len;
 
+#pragma clang loop unroll(disable)
 	for (int i = 0; i < IPV6_EXTENSIONS; i++) {
 		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING &&
 		    next != IPPROTO_DSTOPTS && next != IPPROTO_FRAGMENT &&

@@ -220,6 +220,8 @@ var counterNames = [Counters]string{
 	kernelCounterCOUNTER_HANDED_BACK:        "handed_back",
 	kernelCounterCOUNTER_MARTIAN:            "martian",
 	kernelCounterCOUNTER_UNASSIGNED:         "unassigned_cluster_ip",
+	kernelCounterCOUNTER_FLOW_BUSY:          "flow_busy",
+	kernelCounterCOUNTER_EXTENSIONS:         "ipv6_extensions",
 }
 
 func (c kernelCounter) String() string {

@@ -45,7 +45,8 @@ type kernelBackend struct {
 	Service    uint32
 	Generation uint32
 	Local      uint8
-	Pad        [3]uint8
+	Pad        uint8
+	Lost       uint16
 }
 
 type kernelBackendState uint32
@@ -85,7 +86,9 @@ const (
 	kernelCounterCOUNTER_HANDED_BACK        kernelCounter = 22
 	kernelCounterCOUNTER_MARTIAN            kernelCounter = 23
 	kernelCounterCOUNTER_UNASSIGNED         kernelCounter = 24
-	kernelCounterCOUNTER_COUNT              kernelCounter = 25
+	kernelCounterCOUNTER_FLOW_BUSY          kernelCounter = 25
+	kernelCounterCOUNTER_EXTENSIONS         kernelCounter = 26
+	kernelCounterCOUNTER_COUNT              kernelCounter = 27
 )
 
 type kernelEgressKey struct {
@@ -159,7 +162,8 @@ type kernelFlow struct {
 	Service    uint32
 	Backend    uint32
 	Generation uint32
-	Pad        [12]uint8
+	Lost       uint16
+	Pad        [10]uint8
 }
 
 type kernelFlowDirection uint32

@@ -75,8 +75,8 @@ func (p *PacketPrograms) Close() error {
 }
 
 // LoadPacketPrograms loads the packet path's programs against open maps, named
-// as in package abi. The flow table must have a power of two entries, its index
-// half as many.
+// as in package abi. The flow table must have a power of two entries, at least
+// four, its index half as many.
 func LoadPacketPrograms(maps map[string]*ebpf.Map, opts PacketOptions) (*PacketPrograms, error) {
 	return LoadEditedPacketPrograms(maps, opts, func(*ebpf.CollectionSpec) error { return nil })
 }
@@ -206,8 +206,8 @@ func flowMask(maps map[string]*ebpf.Map) (uint32, error) {
 		return 0, errors.New("there is no flow table among the maps")
 	}
 	n := flows.MaxEntries()
-	if bits.OnesCount32(n) != 1 || index.MaxEntries() != n/2 {
-		return 0, fmt.Errorf("flow table of %d entries with %d lines of index: needs a power of two, and half as many lines",
+	if n < 4 || bits.OnesCount32(n) != 1 || index.MaxEntries() != n/2 {
+		return 0, fmt.Errorf("flow table of %d entries with %d lines of index: needs a power of two, 4 at least, and half as many lines",
 			n, index.MaxEntries())
 	}
 	return n - 1, nil

@@ -27,6 +27,8 @@ func Meaning(reason string) string {
 		"handed_back":           "a flow went back to the stack: the node is being handed over to kube-proxy",
 		"martian":               "names a loopback address, and came from outside",
 		"unassigned_cluster_ip": "an address in a Service range that no Service has",
+		"flow_busy":             "another CPU was at work at the same place of the flow table for too long",
+		"ipv6_extensions":       "passed on untranslated: more IPv6 extension headers than are looked at",
 		"malformed":             "cannot be translated as it is",
 		"rewrite_failed":        "the kernel refused to change the packet",
 		"icmp_limited":          "an ICMP answer was not sent: rate limit",

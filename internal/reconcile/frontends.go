@@ -176,14 +176,21 @@ func (r *Reconciler) settle(t *touched) {
 			keys, values, winners = append(keys, key), append(values, c.value()), append(winners, c)
 		}
 	}
-	for _, key := range keys {
-		if !r.frontends[key].present {
+	for i, key := range keys {
+		f := r.frontends[key]
+		if !f.present {
 			r.filterAdd(key)
+		}
+		if f.holder != winners[i].port {
+			r.lose(f.holder) // here, too, in case that we die before we get to say it below
 		}
 	}
 	putAll(r.tables.Frontends, keys, values, func(i int, err error) {
 		f := r.frontends[keys[i]]
 		if err == nil {
+			if f.holder != winners[i].port {
+				r.lose(f.holder)
+			}
 			r.refer(f, values[i], winners[i].port, t)
 			return
 		}
@@ -240,6 +247,7 @@ func (r *Reconciler) remove(key abi.FrontendKey, t *touched) {
 			return
 		}
 		r.filterRemove(key)
+		r.lose(f.holder)
 		r.unrefer(f, t)
 		f.present = false
 		r.present--

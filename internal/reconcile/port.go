@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/beeline-net/beeline/internal/abi"
+	"github.com/beeline-net/beeline/internal/model"
 	"github.com/beeline-net/beeline/internal/plan"
 )
 
@@ -197,7 +198,8 @@ func (r *Reconciler) placeBackends(p *port, w *plan.Port) error {
 			surplus, have = append(surplus, have[0]), have[1:]
 		}
 		if len(have) > 0 && r.backendAddr(have[0]) == w.Backends[n].Addr {
-			image.Generation = r.tables.Backends.Load(have[0]).Generation
+			is := r.tables.Backends.Load(have[0])
+			image.Generation, image.Lost = is.Generation, is.Lost
 			r.tables.Backends.Update(have[0], image)
 			placed, have = append(placed, have[0]), have[1:]
 			continue
@@ -244,6 +246,19 @@ func backendState(s plan.State) uint8 {
 		return uint8(abi.BackendDraining)
 	}
 	return uint8(abi.BackendActive)
+}
+
+// lose notes in a Service port's backends that a frontend has left it: UDP flows
+// that go on there ask whose it is now. Others are bound to their peer.
+func (r *Reconciler) lose(p *port) {
+	if p == nil || p.id.Protocol != model.UDP || p.want == nil { // of what goes, no flow goes on
+		return
+	}
+	for _, i := range slices.Concat(p.backends, p.surplus) {
+		b := r.tables.Backends.Load(i)
+		b.Lost = max(b.Lost+1, 1) // 0: never
+		r.tables.Backends.Update(i, b)
+	}
 }
 
 func (r *Reconciler) backendAddr(i uint32) netip.AddrPort {

@@ -9,7 +9,7 @@
 //  2. the members of its sets, into fresh slots;
 //  3. each set's word: the one store that publishes them;
 //  4. filter bits, then new and changed frontends; one that moves from another
-//     Service is overwritten in place;
+//     Service is overwritten in place, and that Service's backends say so;
 //  5. frontends that nobody wants any more, then filter bits without any;
 //  6. after a grace period, in which every program ends that may still be
 //     using what was taken back: generations become 0, words empty, names and

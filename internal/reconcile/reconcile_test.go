@@ -410,6 +410,37 @@ func TestGenerationsSurviveRestart(t *testing.T) {
 	}
 }
 
+// Who remembers a UDP flow to a backend learns from it that its Service port has
+// lost a frontend, to another one or altogether; nothing else tells so.
+func TestBackendsSayThatAFrontendHasLeft(t *testing.T) {
+	lost := func(w *world) uint16 { return w.tables.Backends.Load(0).Lost }
+	backend := []string{"10.1.0.1:8080"}
+	for _, protocol := range []model.Protocol{model.UDP, model.TCP, model.SCTP} {
+		w := newWorld(t, smallTables())
+		both := serviceOf("a", spec{frontends: []string{"10.0.0.1:80", "10.0.0.2:80"}, backends: backend, protocol: protocol})
+		one := serviceOf("a", spec{frontends: []string{"10.0.0.1:80"}, backends: backend, protocol: protocol})
+		w.apply(both)
+		w.apply(serviceOf("a", spec{frontends: []string{"10.0.0.1:80", "10.0.0.2:80"}, backends: backend, protocol: protocol, inLocal: true}))
+		w.apply(both)
+		if n := lost(w); n != 0 {
+			t.Errorf("%v: %d without a loss", protocol, n)
+		}
+		w.apply(one, serviceOf("b", spec{frontends: []string{"10.0.0.2:80"}, backends: backend, protocol: protocol}))
+		w.elapse()
+		w.converged()
+		moved := lost(w)
+		w.kill()
+		w.apply(both, plan.Service{Name: serviceOf("b").Name})
+		w.apply(one)
+		w.elapse()
+		w.converged()
+		removed := lost(w)
+		if udp := protocol == model.UDP; (moved > 0) != udp || (removed > moved) != udp {
+			t.Errorf("%v: %d after a frontend moved, %d after one was removed", protocol, moved, removed)
+		}
+	}
+}
+
 func TestNumbersAreNotReusedWithinGracePeriod(t *testing.T) {
 	w := newWorld(t, smallTables())
 	a := serviceOf("a", spec{frontends: []string{"10.0.0.1:80"}, backends: []string{"10.1.0.1:8080"}})

@@ -3,9 +3,12 @@
 package packet
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/cilium/ebpf"
 
 	"github.com/beeline-net/beeline/internal/abi"
 	"github.com/beeline-net/beeline/internal/datapath"
@@ -84,6 +87,64 @@ func TestA3UDPFlowLeavesRemovedBackend(t *testing.T) {
 		}
 		if n, h := len(p.flows()), p.hints(); n != 1 || h != 2 {
 			t.Errorf("%d flows with %d hints are left, want 1 with 2", n, h)
+		}
+	}
+}
+
+// A frontend that moves from one Service to another takes its UDP flows along on
+// their next datagram; a TCP connection stays. One that is nobody's keeps its flows
+// until somebody has it.
+func TestFlowsOfAFrontendThatMoves(t *testing.T) {
+	for _, removed := range []bool{false, true} {
+		eachProtocol(t, func(t *testing.T, s side, proto uint8) {
+			p := newPair(t, s, proto)
+			f := opening(proto, p.client, p.vip)
+			p.connect(f)
+			if removed {
+				check(t, p.maps[abi.MapFrontends].Delete(abi.NewFrontendKey(p.vip.Addr(), p.vip.Port(), proto)))
+				p.first.lost++
+				p.putBackend(p.service.index, p.first)
+				p.goes("nobody has the frontend", goesOn(f), p.first)
+				p.goes("and still nobody", goesOn(f), p.first)
+			}
+			p.addService(&svc{
+				proto: proto, frontends: []netip.AddrPort{p.vip}, flags: abi.FlagLoadBalancer,
+				endpoints: []*endpoint{p.next},
+			})
+			p.first.lost++
+			p.putBackend(p.service.index, p.first)
+			want := p.first
+			if proto == UDP {
+				want = p.next
+			}
+			p.goes("another Service has it", goesOn(f), want)
+			if n, h := len(p.flows()), p.hints(); n != 1 || h != 2 {
+				t.Errorf("%d flows with %d hints are left, want 1 with 2", n, h)
+			}
+		})
+	}
+}
+
+// What is lost elsewhere costs a flow one look at its frontend, once.
+func TestFlowAsksOnceForItsFrontend(t *testing.T) {
+	for _, s := range sides {
+		p := newPair(t, s, UDP)
+		f := opening(UDP, p.client, p.vip)
+		p.connect(f)
+		p.first.lost = 7
+		p.putBackend(p.service.index, p.first)
+		p.goes("next datagram", goesOn(f), p.first)
+		if got := p.flows()[0].Lost; got != 7 {
+			t.Errorf("the flow knows of %d losses, want 7", got)
+		}
+		l := newLookups(t)
+		progs, err := datapath.LoadEditedPacketPrograms(p.maps, datapath.PacketOptions{}, l.instrument)
+		check(t, err)
+		t.Cleanup(func() { _ = progs.Close() })
+		p.progs = progs
+		p.goes("the one after", goesOn(f), p.first)
+		if n := l.take(); n > 5 { // the filter, line, record, record, backend
+			t.Errorf("%d look-ups", n)
 		}
 	}
 }
@@ -391,6 +452,43 @@ func TestA4FloodDoesNotEvictEstablished(t *testing.T) {
 		}
 		w.wantWholeFlows()
 	}
+}
+
+// A table full of flows that nobody has answered refuses none: where both lines
+// of a tuple are full, one of the flows named there makes room.
+func TestNoFlowIsRefusedWhileAnyMayGo(t *testing.T) {
+	const packets = 150000
+	s := sides[0]
+	w := newWorld(t, datapath.PacketOptions{})
+	w.addService(&svc{
+		proto: UDP, frontends: []netip.AddrPort{port(s.vip, 80)}, flags: abi.FlagLoadBalancer,
+		endpoints: []*endpoint{{at: port(s.remotePod, 8080)}},
+	})
+	client := s.client
+	check(t, w.ns.Do(func() error {
+		for i := range packets {
+			if i%60000 == 0 {
+				client = client.Next()
+			}
+			b := w.frame(opening(UDP, port(client, uint16(1000+i%60000)), port(s.vip, 80))).Bytes()
+			verdict, err := w.progs.Ingress.Run(&ebpf.RunOptions{
+				Data: b, DataOut: make([]byte, len(b)+256), Context: skb{Ifindex: uint32(w.uplink)}, Repeat: 1,
+			})
+			if err != nil {
+				return err
+			}
+			if int32(verdict) != redirect {
+				return fmt.Errorf("datagram %d: verdict %d; counters %v", i, int32(verdict), w.counters())
+			}
+		}
+		return nil
+	}))
+	c := w.counters()
+	if c["flow_table_full"]+c["snat_no_port"] != 0 || c["flow_evicted"] < packets-testFlows {
+		t.Errorf("counters %v", c)
+	}
+	w.wantWholeFlows()
+	w.wantNothingHeld()
 }
 
 // A table full of established flows refuses new ones, counts them, and leaves

@@ -3,9 +3,11 @@
 package packet
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -20,6 +22,93 @@ import (
 func TestFlowTableUnderRace(t *testing.T) {
 	t.Run("few clients", func(t *testing.T) { race(t, 300, 64) })
 	t.Run("more than fit", func(t *testing.T) { race(t, 3000, 20000) })
+}
+
+// The first datagrams of one flow on two CPUs at once: one flow comes of it, and
+// all of them go to its backend.
+func TestFirstDatagramsAtOnce(t *testing.T) {
+	const rounds, workers = 5000, 2
+	w := newWorldOf(t, 8192, datapath.PacketOptions{})
+	s := sides[0]
+	service := &svc{proto: UDP, frontends: []netip.AddrPort{port(s.vip, 80)}, flags: abi.FlagLoadBalancer}
+	for i := range uint16(8) {
+		service.endpoints = append(service.endpoints, &endpoint{at: port(s.localPod, 1+i), local: true})
+	}
+	w.addService(service)
+	var group sync.WaitGroup
+	var arrived atomic.Int64
+	seen := [workers][rounds]netip.AddrPort{}
+	for worker := range workers {
+		group.Go(func() {
+			err := w.ns.Do(func() error {
+				for i := range rounds {
+					b := w.frame(opening(UDP, port(s.client, uint16(1024+i)), port(s.vip, 80))).Bytes()
+					opts := ebpf.RunOptions{
+						Data: b, DataOut: make([]byte, len(b)+256), Context: skb{Ifindex: uint32(w.uplink)}, Repeat: 1,
+					}
+					arrived.Add(1)
+					for arrived.Load() < int64(workers*(i+1)) && !t.Failed() {
+					}
+					verdict, err := w.progs.Ingress.Run(&opts)
+					if err != nil {
+						return err
+					}
+					if int32(verdict) != pass {
+						return fmt.Errorf("datagram %d: verdict %d; counters %v", i, int32(verdict), w.counters())
+					}
+					f, err := Read(opts.DataOut, false)
+					if err != nil {
+						return err
+					}
+					seen[worker][i] = f.Dst
+				}
+				return nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	torn := 0
+	for i := range rounds {
+		if seen[0][i] != seen[1][i] {
+			torn++
+		}
+	}
+	requests := map[abi.FlowTuple]int{}
+	for _, f := range w.flows() {
+		requests[f.Tuple[abi.FlowRequest]]++
+	}
+	if n := len(w.flows()); torn > 0 || n != rounds || len(requests) != rounds {
+		t.Errorf("of %d flows %d went to two backends; %d records with %d requests; counters %v",
+			rounds, torn, n, len(requests), w.counters())
+	}
+	w.wantWholeFlows()
+	w.wantNothingHeld()
+}
+
+// wantNothingHeld checks that nobody still holds a line of the index, and that
+// each knows how many of its hints are elsewhere.
+func (w *world) wantNothingHeld() {
+	w.t.Helper()
+	hints, away := 0, uint64(0)
+	for i := range w.maps[abi.MapFlowIndex].MaxEntries() {
+		var line abi.FlowLine
+		check(w.t, w.maps[abi.MapFlowIndex].Lookup(i, &line))
+		if line.Away > uint64(w.maps[abi.MapFlows].MaxEntries()) {
+			w.t.Errorf("line %d is held, or counts wrongly: %#x", i, line.Away)
+		}
+		away += line.Away
+		for _, h := range line.Hint {
+			if h != 0 {
+				hints++
+			}
+		}
+	}
+	if away > uint64(hints) {
+		w.t.Errorf("%d of %d hints are away", away, hints)
+	}
 }
 
 func race(t *testing.T, clients, snatPorts uint16) {
@@ -54,7 +143,11 @@ func race(t *testing.T, clients, snatPorts uint16) {
 		}
 		replies[f.Tuple[abi.FlowReply]] = true
 		requests[f.Tuple[abi.FlowRequest]]++
+		if requests[f.Tuple[abi.FlowRequest]] > 1 {
+			t.Errorf("two flows share the request tuple %+v", f.Tuple[abi.FlowRequest])
+		}
 	}
+	w.wantNothingHeld()
 	t.Logf("%d flows of %d requests; counters %v", len(replies), len(requests), w.counters())
 }
 

@@ -217,6 +217,7 @@ type endpoint struct {
 	local bool
 	// index and generation are filled in by addService.
 	index, generation uint32
+	lost              uint16
 }
 
 // svc is a Service port to put into the kernel's tables.
@@ -269,7 +270,7 @@ func (w *world) putBackend(service uint32, e *endpoint) {
 	w.t.Helper()
 	b := abi.Backend{
 		Addr: abi.Addr(e.at.Addr()), Port: abi.Port(e.at.Port()), State: uint8(abi.BackendActive),
-		Sets: 1 << abi.SetCluster, Service: service, Generation: e.generation,
+		Sets: 1 << abi.SetCluster, Service: service, Generation: e.generation, Lost: e.lost,
 	}
 	if e.local {
 		b.Local = 1
