@@ -38,7 +38,7 @@ __noinline int begin(ctx_t *ctx, const struct packet *pkt, __u32 hook)
 	if (hook == HOOK_INGRESS && is_martian(pkt))
 		return drop(COUNTER_MARTIAN);
 	__builtin_memset(out, 0, sizeof(*out));
-	outcome = balance(ctx, pkt, out);
+	outcome = balance(ctx, pkt, out, hook);
 	if (outcome == OUTCOME_TRANSLATE)
 		outcome = balance_open(pkt, out);
 	switch (outcome) {
@@ -86,6 +86,8 @@ static __always_inline int established(ctx_t *ctx, const struct packet *pkt,
 	struct flow_tuple to;
 	__u32 flags;
 
+	if (unlikely(pkt->signal & SIGNAL_MALFORMED))
+		return drop(COUNTER_MALFORMED);
 	if (place->direction == FLOW_REQUEST && !flow_goes_on(flow, pkt, now))
 		return begin(ctx, pkt, hook);
 	if (config_refuse_new && place->direction == FLOW_REPLY &&
@@ -124,12 +126,17 @@ static __always_inline int handle(ctx_t *ctx, struct packet *pkt,
 		return pass();
 	/* Replies to source NAT come to addresses in the filter, too. */
 	if (hook == HOOK_INGRESS && !vip_filter_has(&pkt->tuple.dst))
-		return unclaimed(pkt, parsed, hook);
+		return is_martian(pkt) ? drop(COUNTER_MARTIAN) : pass();
 	switch (parsed) {
 	case PARSED_ICMP:
 		if (icmp_is_error(pkt))
 			return icmp_error(ctx, pkt, hook);
-		return icmp_is_echo(pkt) ? icmp_echo(ctx, pkt, hook) : pass();
+		if (!icmp_is_echo(pkt))
+			return pass();
+		if (hook == HOOK_EGRESS && is_unassigned(pkt, parsed) &&
+		    !is_claimed(pkt, parsed))
+			return drop(COUNTER_UNASSIGNED);
+		return icmp_echo(ctx, pkt, hook);
 	case PARSED_FRAGMENT:
 		known = fragment_recall(pkt);
 		if (known == FRAGMENT_AWAITED)
@@ -142,10 +149,10 @@ static __always_inline int handle(ctx_t *ctx, struct packet *pkt,
 	}
 	if (flow_find(&pkt->tuple, &place))
 		return established(ctx, pkt, hook, &place);
-	if (hook == HOOK_EGRESS && ctx->ingress_ifindex)
-		return pass(); /* what this node only forwards has come in */
-	if (hook == HOOK_EGRESS && !vip_filter_has(&pkt->tuple.dst))
-		return unclaimed(pkt, parsed, hook);
+	/* What this node only forwards has come in. */
+	if (hook == HOOK_EGRESS &&
+	    (ctx->ingress_ifindex || !vip_filter_has(&pkt->tuple.dst)))
+		return leave_unclaimed(pkt, parsed);
 	return begin(ctx, pkt, hook);
 }
 

@@ -277,6 +277,10 @@ enum flow_flag {
 	FLOW_FIN_REQUEST = 1 << 5,
 	FLOW_FIN_REPLY = 1 << 6,
 	FLOW_RST = 1 << 7, /* a reset was seen last; perhaps a stray one */
+	/* Both ends are processes of this node. Each sees the Service's address
+	 * in place of the other, so that its packets leave by a device, where
+	 * they are turned around. */
+	FLOW_TURNED = 1 << 8,
 };
 
 /*

@@ -10,6 +10,7 @@
 #include "handover.h"
 #include "nat.h"
 #include "trace.h"
+#include "udp_answer.h"
 #include "unclaimed.h"
 
 enum outcome {
@@ -26,6 +27,7 @@ struct balanced {
 	struct ip_addr source; /* what the backend is to see, if source_nat */
 	__u32 flags;	       /* enum flow_flag */
 	__u8 source_nat;
+	__u8 turned; /* FLOW_TURNED */
 };
 
 static __always_inline int refuse_silently(struct lb_choice *choice,
@@ -41,12 +43,17 @@ static __always_inline int refuse_silently(struct lb_choice *choice,
  * and we have no flow. Of the node's own address the stack knows better: it may
  * be the answer to a connection that happens to have a NodePort for its source
  * (pains A9); if not, the stack resets it. On a VIP nobody else would: there
- * the packet goes to a backend, which resets it (pains A16).
+ * the packet goes to a backend, which resets it (pains A16). A datagram does
+ * not say what it is; sockets and connection tracking do.
  */
-static __always_inline bool somebody_elses(const struct packet *pkt)
+static __always_inline bool somebody_elses(ctx_t *ctx, const struct packet *pkt,
+					   const struct frontend *f)
 {
-	if (pkt->tuple.protocol == IPPROTO_UDP || pkt->signal & SIGNAL_OPEN)
+	if (pkt->signal & SIGNAL_OPEN)
 		return false;
+	if (pkt->tuple.protocol == IPPROTO_UDP)
+		return !(f->flags & FRONTEND_CLUSTER_IP) &&
+		       local_addr(&pkt->tuple.dst) && udp_is_answer(ctx, pkt);
 	return config_leave_unknown || local_addr(&pkt->tuple.dst);
 }
 
@@ -160,7 +167,7 @@ static __always_inline bool balance_known(const struct packet *pkt,
  * Returns enum outcome; TRANSLATE is for balance_open().
  */
 __noinline int balance(ctx_t *ctx, const struct packet *pkt,
-		       struct balanced *out)
+		       struct balanced *out, __u32 hook)
 {
 	const struct ip_addr *source;
 	struct lb_choice *choice;
@@ -174,14 +181,16 @@ __noinline int balance(ctx_t *ctx, const struct packet *pkt,
 	choice = &out->choice;
 	choice->service = SERVICE_NONE;
 	f = packet_frontend(pkt);
-	if (!f && is_unassigned(pkt, PARSED_PORTS) &&
+	if (!f && hook == HOOK_EGRESS && is_unassigned(pkt, PARSED_PORTS) &&
 	    !local_addr(&pkt->tuple.dst))
 		return refuse_silently(choice, COUNTER_UNASSIGNED);
 	if (!f)
 		return not_ours(TRACE_NO_FRONTEND);
 	if (!source_is_sane(pkt))
 		return not_ours(TRACE_ODD_SOURCE);
-	if (somebody_elses(pkt))
+	if (pkt->signal & SIGNAL_MALFORMED)
+		return refuse_silently(choice, COUNTER_MALFORMED);
+	if (somebody_elses(ctx, pkt, f))
 		return not_ours(TRACE_MID_FLOW);
 	if (config_refuse_new || kept_flow(&pkt->tuple)) {
 		/* What follows must not be taken for the old flow's. */
@@ -196,7 +205,13 @@ __noinline int balance(ctx_t *ctx, const struct packet *pkt,
 		return outcome;
 	out->source_nat =
 		source_nat(f, pkt, scope, &choice->addr, choice->local);
+	if (hook == HOOK_EGRESS && local_addr(&choice->addr)) {
+		out->turned = out->source_nat = true;
+		out->source = pkt->tuple.dst;
+	}
 	trace_chosen(choice->backend, out->source_nat);
+	if (out->turned)
+		return OUTCOME_TRANSLATE;
 	if (!out->source_nat)
 		return OUTCOME_TRANSLATE;
 	source = egress_addr(ctx, pkt, &choice->addr);
@@ -225,7 +240,8 @@ __noinline int balance_open(const struct packet *pkt, struct balanced *out)
 	if (!config_dry_run && balance_known(pkt, out))
 		outcome = OUTCOME_KNOWN;
 	else if (!nat_open(&pkt->tuple, &out->choice,
-			   out->source_nat ? &out->source : NULL, &out->to,
+			   out->source_nat ? &out->source : NULL,
+			   out->turned ? FLOW_TURNED : 0, &out->to,
 			   &out->flags))
 		outcome = OUTCOME_DROP;
 	else

@@ -14,6 +14,7 @@ enum way {
 	WAY_REDIRECT, /* straight to the device that the routes name */
 	WAY_NONE,     /* the routes forbid it */
 	WAY_TOO_BIG,  /* larger than the way's MTU, in fib.mtu_result */
+	WAY_LOOPBACK, /* to the stack, by the loopback device */
 };
 
 /* Length of the packet, or of the largest one that it will be cut into. */

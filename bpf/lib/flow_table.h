@@ -87,7 +87,7 @@ static __always_inline struct flow *flow_record(__u32 index)
 
 /* How often a CPU looks whether another one is done: much longer than making a
  * flow takes, unless the hypervisor has put that CPU aside. */
-#define FLOW_HOLD_TRIES (1 << 14)
+#define FLOW_HOLD_TRIES (1 << 16)
 
 struct flow_holding {
 	struct flow_line *line;

@@ -30,6 +30,17 @@ static __always_inline bool needs_route(enum hook hook, __u8 direction,
 	       config_redirect_local;
 }
 
+/* Where a packet is cut that is too big for its way and may be: the stack does
+ * it. It takes no packet from an address of this node that comes in by a
+ * device, except by the loopback device, if told so (ADR 0027). */
+static __noinline enum way way_of_fragments(const struct flow_tuple *to,
+					    enum hook hook)
+{
+	if (hook == HOOK_INGRESS && !local_addr(&to->src))
+		return WAY_STACK;
+	return config_cut_by_loopback ? WAY_LOOPBACK : WAY_NONE;
+}
+
 /* Finds the way before the packet is changed, so that an ICMP answer can quote
  * it as its sender knows it. Returns TC_ACT_OK to go on; else the packet is
  * dealt with. */
@@ -47,6 +58,11 @@ static __always_inline int find_route(ctx_t *ctx, const struct packet *pkt,
 	case WAY_NONE:
 		return drop(COUNTER_NO_ROUTE);
 	case WAY_TOO_BIG:
+		if (!pkt->dont_fragment) {
+			route->way = way_of_fragments(to, hook);
+			if (route->way != WAY_NONE)
+				return TC_ACT_OK;
+		}
 		packet_drop(ctx, pkt, hook, COUNTER_TOO_BIG);
 		if (!pkt->dont_fragment)
 			return TC_ACT_SHOT;
@@ -62,22 +78,45 @@ static __always_inline int find_route(ctx_t *ctx, const struct packet *pkt,
 	}
 }
 
-/* Sends the rewritten packet off. */
-static __always_inline int leave(ctx_t *ctx, const struct packet *pkt,
-				 const struct route *route)
+/* A tag belongs to the link that the packet came from. */
+static __always_inline bool untag(ctx_t *ctx, const struct packet *pkt)
 {
-	if (route->way != WAY_REDIRECT)
-		return pass();
-	if (!rewrite_ttl(ctx, pkt))
-		return drop(COUNTER_REWRITE_FAILED);
-	/* A tag belongs to the link that the packet came from. */
 	for (int i = 0; i < VLAN_TAGS; i++)
 		if ((i < pkt->vlan_tags ||
 		     (i == pkt->vlan_tags && ctx->vlan_present)) &&
 		    bpf_skb_vlan_pop(ctx))
-			return drop(COUNTER_REWRITE_FAILED);
+			return false;
+	return true;
+}
+
+#define LOOPBACK_IFINDEX 1
+
+/* Makes the packet come in by the loopback device, whose address is all 0. */
+static __noinline int leave_by_loopback(ctx_t *ctx, const struct packet *pkt)
+{
+	struct ethhdr link = { .h_proto = bpf_htons(ETH_P_IP) };
+
+	if (!untag(ctx, pkt) ||
+	    (config_no_link_header && !ctx_push_link_header(ctx)) ||
+	    !ctx_store(ctx, 0, &link, sizeof(link), false))
+		return drop(COUNTER_REWRITE_FAILED);
+	return bpf_redirect(LOOPBACK_IFINDEX, BPF_F_INGRESS);
+}
+
+/* Sends the rewritten packet off. */
+static __always_inline int leave(ctx_t *ctx, const struct packet *pkt,
+				 const struct route *route, enum hook hook,
+				 __u32 flags)
+{
+	if (flags & FLOW_TURNED)
+		return turn_around(ctx, hook);
+	if (route->way == WAY_LOOPBACK)
+		return leave_by_loopback(ctx, pkt);
+	if (route->way != WAY_REDIRECT)
+		return pass();
 	/* bpf_redirect_neigh() drops what has no link header to replace. */
-	if (config_no_link_header && !ctx_push_link_header(ctx))
+	if (!rewrite_ttl(ctx, pkt) || !untag(ctx, pkt) ||
+	    (config_no_link_header && !ctx_push_link_header(ctx)))
 		return drop(COUNTER_REWRITE_FAILED);
 	return fib_redirect(&route->fib);
 }
@@ -99,7 +138,7 @@ __noinline int forward(ctx_t *ctx, const struct packet *pkt,
 		return done;
 	if (!rewrite(ctx, pkt, to))
 		return drop(COUNTER_REWRITE_FAILED);
-	return leave(ctx, pkt, &route);
+	return leave(ctx, pkt, &route, hook, flags);
 }
 
 #endif

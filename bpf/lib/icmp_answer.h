@@ -96,7 +96,7 @@ static __always_inline struct icmp_header icmp6_header(enum icmp_answer what,
 }
 
 /* Back to where it came from. */
-static __always_inline int turn_around(ctx_t *ctx, enum hook hook)
+static __noinline int turn_around(ctx_t *ctx, enum hook hook)
 {
 	__u8 mac[2 * ETH_ALEN], swapped[2 * ETH_ALEN];
 
@@ -108,7 +108,6 @@ static __always_inline int turn_around(ctx_t *ctx, enum hook hook)
 		if (!ctx_store(ctx, 0, swapped, sizeof(swapped), false))
 			return drop(COUNTER_REWRITE_FAILED);
 	}
-	count(COUNTER_ICMP_SENT);
 	return bpf_redirect(ctx->ifindex,
 			    hook == HOOK_EGRESS ? BPF_F_INGRESS : 0);
 }
@@ -217,11 +216,12 @@ __noinline int icmp_answer(ctx_t *ctx, const struct packet *pkt, __u32 what,
 
 	if (!pkt)
 		return TC_ACT_SHOT;
-	if (pkt->fragment == FRAGMENT_LATER) /* RFC 1122 3.2.2 */
+	/* RFC 1122 3.2.2: neither about a fragment nor about ICMP. */
+	quote_l4 = l4_min_len(pkt->tuple.protocol);
+	if (pkt->fragment == FRAGMENT_LATER || !quote_l4)
 		return TC_ACT_SHOT;
 	if (!icmp_token())
 		return drop(COUNTER_ICMP_LIMITED);
-	quote_l4 = l4_min_len(pkt->tuple.protocol);
 	quote = pkt->l4 - pkt->l3 + quote_l4;
 	if (!quote_sum_l4(ctx, pkt, quote_l4, &sum) ||
 	    !packet_sum(ctx, pkt->l3, pkt->l4 - pkt->l3, &sum) ||
@@ -240,6 +240,7 @@ __noinline int icmp_answer(ctx_t *ctx, const struct packet *pkt, __u32 what,
 				     sum);
 	if (!ok)
 		return drop(COUNTER_REWRITE_FAILED);
+	count(COUNTER_ICMP_SENT);
 	return turn_around(ctx, hook);
 }
 

@@ -56,6 +56,7 @@ __noinline int icmp_echo(ctx_t *ctx, const struct packet *pkt, __u32 hook)
 		return drop(COUNTER_ICMP_LIMITED);
 	if (!echo_rewrite(ctx, pkt))
 		return drop(COUNTER_REWRITE_FAILED);
+	count(COUNTER_ICMP_SENT);
 	return turn_around(ctx, hook);
 }
 

@@ -138,7 +138,7 @@ __noinline int icmp_error(ctx_t *ctx, const struct packet *pkt, __u32 hook)
 	    (pkt->family == 6 &&
 	     !csum_pseudo(ctx, pkt->l4 + ICMP_CSUM_OFFSET, addrs, 0)))
 		return drop(COUNTER_REWRITE_FAILED);
-	return leave(ctx, pkt, &work->route);
+	return leave(ctx, pkt, &work->route, hook, flags);
 }
 
 #endif

@@ -90,11 +90,12 @@ __noinline int nat_reserve(struct flow_tuple *reply, __u32 index, __u64 now)
 }
 
 /* Makes the flow from a request to the chosen backend. `source` is what the
- * backend is to see, or NULL for the client itself. Fills in what the packet
- * turns into; false, with the reason counted, if there is no flow to be had. */
+ * backend is to see, or NULL for the client itself; `extra` are flags. Fills in
+ * what the packet turns into; false, with the reason counted, if there is no
+ * flow to be had. */
 static __always_inline bool nat_open(const struct flow_tuple *request,
 				     struct lb_choice *choice,
-				     const struct ip_addr *source,
+				     const struct ip_addr *source, __u32 extra,
 				     struct flow_tuple *to, __u32 *flags)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
@@ -122,7 +123,7 @@ static __always_inline bool nat_open(const struct flow_tuple *request,
 		count(COUNTER_SNAT_NO_PORT);
 		return false;
 	}
-	*flags = FLOW_USED | (choice->local ? FLOW_LOCAL : 0);
+	*flags = FLOW_USED | extra | (choice->local ? FLOW_LOCAL : 0);
 	if (source || to->dport != request->sport)
 		*flags |= FLOW_SNAT;
 	flow_reverse(to);

@@ -28,6 +28,8 @@ CONFIG_VALUE(__u8, redirect_local, 0,
 CONFIG_VALUE(
 	__u8, leave_unknown, 0,
 	"connections without a flow are the stack's, while it has them still");
+CONFIG_VALUE(__u8, cut_by_loopback, 0,
+	     "the loopback device takes packets from the node's own addresses");
 CONFIG_VALUE(__u8, echo_reply, 0, "a VIP with a backend answers pings");
 
 /* Source NAT takes ports from here, except those in `reserved_ports`: below

@@ -12,9 +12,11 @@
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 
+#include "count.h"
 #include "ctx.h"
 #include "ip.h"
 #include "packet_config.h"
+#include "vip_filter.h"
 
 #define VLAN_TAGS 2
 #define VLAN_HLEN 4
@@ -44,11 +46,12 @@ enum fragment_kind {
 
 /* What a packet does to its connection, TCP's and SCTP's words in one. */
 enum signal {
-	SIGNAL_OPEN = 1 << 0,	/* SYN, INIT */
-	SIGNAL_FIN = 1 << 1,	/* FIN, SHUTDOWN COMPLETE */
-	SIGNAL_RST = 1 << 2,	/* RST, ABORT */
-	SIGNAL_ACK = 1 << 3,	/* TCP's ACK; any other chunk of SCTP */
-	SIGNAL_ANSWER = 1 << 4, /* SYN-ACK; noticed in a rollback only */
+	SIGNAL_OPEN = 1 << 0,	   /* SYN, INIT */
+	SIGNAL_FIN = 1 << 1,	   /* FIN, SHUTDOWN COMPLETE */
+	SIGNAL_RST = 1 << 2,	   /* RST, ABORT */
+	SIGNAL_ACK = 1 << 3,	   /* TCP's ACK; any other chunk of SCTP */
+	SIGNAL_ANSWER = 1 << 4,	   /* SYN-ACK; noticed in a rollback only */
+	SIGNAL_MALFORMED = 1 << 5, /* its receiver could not read it */
 };
 
 struct packet {
@@ -142,6 +145,25 @@ static __always_inline __u32 l4_min_len(__u8 protocol)
 	}
 }
 
+/* Whether UDP's length is that of a datagram that is all here. Segments have
+ * that of the whole, and IPv6 knows 0 for jumbograms. */
+static __always_inline bool udp_len_ok(const ctx_t *ctx,
+				       const struct packet *pkt)
+{
+	__be16 field;
+	__u32 len;
+
+	if (pkt->fragment || ctx_is_gso(ctx))
+		return true;
+	if (!ctx_load_near(ctx, pkt->l4 + sizeof(struct l4_ports), &field,
+			   sizeof(field)))
+		return false;
+	len = bpf_ntohs(field);
+	if (!len && pkt->family == 6)
+		return true;
+	return len >= 8 && pkt->l4 + len <= pkt->end;
+}
+
 /* Ports and signals. Of a packet quoted by ICMP there may be no more than 8
  * bytes, so only the ports are asked for. */
 static __always_inline enum parsed parse_l4(const ctx_t *ctx,
@@ -171,14 +193,24 @@ static __always_inline enum parsed parse_l4(const ctx_t *ctx,
 		return PARSED_OTHER;
 	pkt->tuple.sport = ports.sport;
 	pkt->tuple.dport = ports.dport;
-	if (quoted || protocol == IPPROTO_UDP)
+	if (quoted)
 		return PARSED_PORTS;
+	if (protocol == IPPROTO_UDP) {
+		pkt->signal = udp_len_ok(ctx, pkt) ? 0 : SIGNAL_MALFORMED;
+		return PARSED_PORTS;
+	}
 	/* A bare SCTP common header has no chunk; nobody sends one. */
 	if (!ctx_load_near(ctx, pkt->l4 + sizeof(ports), &rest, sizeof(rest)))
 		return PARSED_OTHER;
 	pkt->signal = protocol == IPPROTO_TCP ?
 			      tcp_signal(rest.flags) :
 			      sctp_signal(rest.offset_or_chunk);
+	if (protocol == IPPROTO_TCP && !pkt->fragment) {
+		__u32 header = (rest.offset_or_chunk >> 4) * 4;
+
+		if (header < min || pkt->l4 + header > pkt->end)
+			pkt->signal |= SIGNAL_MALFORMED;
+	}
 	return PARSED_PORTS;
 }
 
@@ -230,6 +262,8 @@ static __always_inline enum parsed parse_ipv4(const ctx_t *ctx,
 		return PARSED_OTHER;
 	header = ip.ihl * 4;
 	total = bpf_ntohs(ip.tot_len);
+	if (!total && ctx_is_gso(ctx)) /* more than the field can say */
+		total = ctx_len(ctx) - pkt->l3;
 	if (ip.version != 4 || header < sizeof(ip) || total < header)
 		return PARSED_OTHER;
 	pkt->end = pkt->l3 + total;
@@ -252,8 +286,15 @@ static __always_inline enum parsed parse_ipv4(const ctx_t *ctx,
 	return parse_l4(ctx, pkt, quoted);
 }
 
-/* Walks the extension headers. Returns false if there are too many, or one
- * that changes where the packet goes. */
+/* A packet that could have been a Service's, and goes on as it is. */
+static __noinline void count_extensions(const struct packet *pkt)
+{
+	if (vip_filter_has(&pkt->tuple.dst))
+		count(COUNTER_EXTENSIONS);
+}
+
+/* Walks the extension headers. Returns false if there are too many, which is
+ * counted (pains A40), or one that changes where the packet goes. */
 static __always_inline bool parse_extensions(const ctx_t *ctx,
 					     struct packet *pkt)
 {
@@ -296,6 +337,7 @@ static __always_inline bool parse_extensions(const ctx_t *ctx,
 		next = ext.next;
 		off += len;
 	}
+	count_extensions(pkt);
 	return false;
 }
 
@@ -308,6 +350,8 @@ static __always_inline enum parsed parse_ipv6(const ctx_t *ctx,
 		return PARSED_OTHER;
 	pkt->l4 = pkt->l3 + sizeof(ip);
 	pkt->end = pkt->l4 + bpf_ntohs(ip.payload_len);
+	if (!ip.payload_len && ctx_is_gso(ctx))
+		pkt->end = ctx_len(ctx);
 	if (!quoted && pkt->end > ctx_len(ctx))
 		return PARSED_OTHER;
 	pkt->family = 6;

@@ -2,12 +2,14 @@
 /*
  * What no frontend claims and yet must not go on: packets from the wire that
  * name this machine's own loopback, and connections to addresses that only a
- * Service could have. No map is asked.
+ * Service could have. The latter only as they leave, as with kube-proxy: by
+ * then another proxy has translated what is for a Service of its own.
  */
 #ifndef BEELINE_UNCLAIMED_H
 #define BEELINE_UNCLAIMED_H
 
 #include "drop.h"
+#include "frontend.h"
 #include "icmp_echo.h"
 #include "parse.h"
 
@@ -70,13 +72,21 @@ static __always_inline bool is_unassigned(const struct packet *pkt,
 	       in_service_range(&pkt->tuple.dst);
 }
 
-/* What becomes of a packet whose destination the filter does not know. */
-static __always_inline int unclaimed(const struct packet *pkt,
-				     enum parsed parsed, enum hook hook)
+/* Whether the destination is somebody's after all: the filter knows it, and not
+ * by coincidence. */
+static __noinline bool is_claimed(const struct packet *pkt, enum parsed parsed)
 {
-	if (hook == HOOK_INGRESS && is_martian(pkt))
-		return drop(COUNTER_MARTIAN);
-	if (is_unassigned(pkt, parsed))
+	if (!vip_filter_has(&pkt->tuple.dst))
+		return false;
+	return parsed == PARSED_ICMP || packet_frontend(pkt) ||
+	       local_addr(&pkt->tuple.dst);
+}
+
+/* What becomes of a packet that leaves and has nothing to do with a flow. */
+static __always_inline int leave_unclaimed(const struct packet *pkt,
+					   enum parsed parsed)
+{
+	if (is_unassigned(pkt, parsed) && !is_claimed(pkt, parsed))
 		return drop(COUNTER_UNASSIGNED);
 	return pass();
 }

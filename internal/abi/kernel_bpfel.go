@@ -185,6 +185,7 @@ const (
 	kernelFlowFlagFLOW_FIN_REQUEST kernelFlowFlag = 32
 	kernelFlowFlagFLOW_FIN_REPLY   kernelFlowFlag = 64
 	kernelFlowFlagFLOW_RST         kernelFlowFlag = 128
+	kernelFlowFlagFLOW_TURNED      kernelFlowFlag = 256
 )
 
 type kernelFlowLine struct {

@@ -39,6 +39,10 @@ type PacketOptions struct {
 	// LeaveUnknown: packets in the middle of connections that are not in the
 	// flow table are left to the stack. Every Handover implies it.
 	LeaveUnknown bool
+	// CutByLoopback: the loopback device takes packets from the node's own
+	// addresses (net.ipv4.conf.lo.accept_local), so what is too big for its way
+	// and may be cut can go to the stack that way.
+	CutByLoopback bool
 	// EchoReply: a VIP with a backend answers pings.
 	EchoReply bool
 	// Clsact: attach by tc filters although the kernel has tcx.
@@ -143,6 +147,7 @@ func (o PacketOptions) apply(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Ma
 		v.ConfigClusterIpOutside.Set(flag(!o.CloseClusterIPs)),
 		v.ConfigRedirectLocal.Set(flag(o.RedirectLocal)),
 		v.ConfigLeaveUnknown.Set(flag(o.LeaveUnknown || o.Handover != Handover{})),
+		v.ConfigCutByLoopback.Set(flag(o.CutByLoopback)),
 		v.ConfigEchoReply.Set(flag(o.EchoReply)),
 		v.ConfigKeepFlows.Set(flag(o.Handover.KeepFlows)),
 		v.ConfigRefuseNew.Set(flag(o.Handover.RefuseNew)),

@@ -49,6 +49,7 @@ const (
 	tcProgBeelineEgress             = "beeline_egress"
 	tcProgBeelineIngress            = "beeline_ingress"
 	tcVarConfigClusterIpOutside     = "config_cluster_ip_outside"
+	tcVarConfigCutByLoopback        = "config_cut_by_loopback"
 	tcVarConfigDetectLocal4         = "config_detect_local4"
 	tcVarConfigDetectLocal6         = "config_detect_local6"
 	tcVarConfigDryRun               = "config_dry_run"
@@ -172,6 +173,7 @@ type tcMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type tcVariableSpecs struct {
 	ConfigClusterIpOutside     *ebpf.VariableSpec `ebpf:"config_cluster_ip_outside"`
+	ConfigCutByLoopback        *ebpf.VariableSpec `ebpf:"config_cut_by_loopback"`
 	ConfigDetectLocal4         *ebpf.VariableSpec `ebpf:"config_detect_local4"`
 	ConfigDetectLocal6         *ebpf.VariableSpec `ebpf:"config_detect_local6"`
 	ConfigDryRun               *ebpf.VariableSpec `ebpf:"config_dry_run"`
@@ -300,6 +302,7 @@ func (m *tcMaps) Close() error {
 // It can be passed to loadTcObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tcVariables struct {
 	ConfigClusterIpOutside     *ebpf.Variable `ebpf:"config_cluster_ip_outside"`
+	ConfigCutByLoopback        *ebpf.Variable `ebpf:"config_cut_by_loopback"`
 	ConfigDetectLocal4         *ebpf.Variable `ebpf:"config_detect_local4"`
 	ConfigDetectLocal6         *ebpf.Variable `ebpf:"config_detect_local6"`
 	ConfigDryRun               *ebpf.Variable `ebpf:"config_dry_run"`

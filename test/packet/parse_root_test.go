@@ -57,6 +57,7 @@ func TestA40HeadersInBetween(t *testing.T) {
 	})
 }
 
+// A40: what has more headers than are walked goes on, and is counted.
 func TestTooManyExtensionsPass(t *testing.T) {
 	s := sides[1]
 	w := newWorld(t, datapath.PacketOptions{})
@@ -66,8 +67,17 @@ func TestTooManyExtensionsPass(t *testing.T) {
 		f.Extensions = append(f.Extensions, Extension{60, make([]byte, 6)})
 	}
 	w.wantUntouched("seven headers", w.in(f), w.frame(f).Bytes())
+	if n := w.counters()["ipv6_extensions"]; n != 1 {
+		t.Errorf("counted %d times", n)
+	}
+	other := f
+	other.Dst = port(s.other, 80)
+	w.wantUntouched("seven headers to somebody else", w.in(other), w.frame(other).Bytes())
 	f.Extensions = []Extension{{43, []byte{0, 1, 0, 0, 0, 0}}}
 	w.wantUntouched("routing header with segments left", w.in(f), w.frame(f).Bytes())
+	if n := w.counters()["ipv6_extensions"]; n != 1 {
+		t.Errorf("what is not ours counted, too: %d", n)
+	}
 }
 
 // A device without link header: the frame's first bytes are the IP header's.

@@ -25,7 +25,8 @@ func TestFlowTableUnderRace(t *testing.T) {
 }
 
 // The first datagrams of one flow on two CPUs at once: one flow comes of it, and
-// all of them go to its backend.
+// all of them go to its backend. Where this machine's hypervisor puts a CPU aside
+// at that moment, the other one may give up: dropped and counted.
 func TestFirstDatagramsAtOnce(t *testing.T) {
 	const rounds, workers = 5000, 2
 	w := newWorldOf(t, 8192, datapath.PacketOptions{})
@@ -53,6 +54,9 @@ func TestFirstDatagramsAtOnce(t *testing.T) {
 					if err != nil {
 						return err
 					}
+					if int32(verdict) == shot {
+						continue
+					}
 					if int32(verdict) != pass {
 						return fmt.Errorf("datagram %d: verdict %d; counters %v", i, int32(verdict), w.counters())
 					}
@@ -70,11 +74,17 @@ func TestFirstDatagramsAtOnce(t *testing.T) {
 		})
 	}
 	group.Wait()
-	torn := 0
+	torn, dropped := 0, 0
 	for i := range rounds {
-		if seen[0][i] != seen[1][i] {
+		switch a, b := seen[0][i], seen[1][i]; {
+		case !a.IsValid() || !b.IsValid():
+			dropped++
+		case a != b:
 			torn++
 		}
+	}
+	if busy := int(w.counters()["flow_busy"]); dropped != busy || busy > rounds/100 {
+		t.Errorf("%d datagrams were dropped, %d because a CPU was away", dropped, busy)
 	}
 	requests := map[abi.FlowTuple]int{}
 	for _, f := range w.flows() {

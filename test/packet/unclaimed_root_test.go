@@ -16,40 +16,67 @@ var ranges = []netip.Prefix{
 }
 
 // A23, A38: an address of a Service range that no Service has is dropped for
+<<<<<<< HEAD
 // new connections, from outside, from pods and from this node; nothing else is.
 func TestA38UnassignedServiceAddress(t *testing.T) {
+=======
+// new connections, from outside, from pods and from this node; nothing else is. As
+// with kube-proxy that is done behind everybody's translation, when a packet
+// leaves: what another proxy serves has another destination by then.
+func TestUnassignedServiceAddress(t *testing.T) {
+>>>>>>> e4a8ba6 (bpf: answers to a NodePort's number, other proxies' Services, BIG TCP, what may be cut, liars)
 	w := newWorld(t, datapath.PacketOptions{RefuseUnknownPorts: true, ServiceRanges: ranges})
 	for _, s := range sides {
 		w.shop(s)
 		free := s.vip.Next()
 		for _, proto := range []uint8{TCP, UDP, SCTP} {
 			f := opening(proto, port(s.client, 40000), port(free, 80))
-			w.wantDrop("from outside", w.in(f), "unassigned_cluster_ip")
+			before := w.counters()["unassigned_cluster_ip"]
+			w.wantUntouched("another proxy may have it", w.in(f), w.frame(f).Bytes())
+			w.wantDrop("nobody had it", w.out(f), "unassigned_cluster_ip")
 			w.wantDrop("from the node", w.sent(f), "unassigned_cluster_ip")
-			b := w.frame(f).Bytes()
-			w.wantUntouched("what the node forwards has come in before", w.out(f), b)
-			beyond := f
-			beyond.Dst = port(s.other, 80)
-			w.wantUntouched("outside of the ranges", w.in(beyond), w.frame(beyond).Bytes())
+			if n := w.counters()["unassigned_cluster_ip"] - before; n != 2 {
+				t.Errorf("counted %d times, want 2", n)
+			}
+			for _, dst := range []netip.Addr{s.other, s.localPod, s.remotePod} {
+				beyond := f
+				beyond.Dst = port(dst, 80)
+				b := w.frame(beyond).Bytes()
+				w.wantUntouched("outside of the ranges", w.in(beyond), b)
+				w.wantUntouched("outside of the ranges, forwarded", w.out(beyond), b)
+				w.wantUntouched("outside of the ranges, from the node", w.sent(beyond), b)
+			}
+			claimed := f
+			claimed.Dst = port(s.vip, 80)
+			w.wantUntouched("a Service's, which the stack was left to forward", w.out(claimed), w.frame(claimed).Bytes())
 		}
 		old := goesOn(opening(TCP, port(s.client, 40000), port(free, 80)))
 		w.wantUntouched("no new connection", w.in(old), w.frame(old).Bytes())
+		w.wantUntouched("no new connection, forwarded", w.out(old), w.frame(old).Bytes())
 		ping := Frame{Src: port(s.client, 0), Dst: port(free, 0), Proto: ICMP, ICMPType: 8, Payload: []byte("ping")}
 		if s.family == 6 {
 			ping.Proto, ping.ICMPType = ICMPv6, 128
 		}
-		w.wantDrop("ping", w.in(ping), "unassigned_cluster_ip")
+		w.wantUntouched("ping", w.in(ping), w.frame(ping).Bytes())
+		w.wantDrop("ping that leaves", w.out(ping), "unassigned_cluster_ip")
 
 		// An address of the node's own in that range is the node's.
 		w.localAddr(free, abi.LocalAddrHere)
 		own := opening(TCP, port(s.client, 40000), port(free, 80))
 		w.wantUntouched("the node's own", w.in(own), w.frame(own).Bytes())
+		w.wantUntouched("the node's own, forwarded", w.out(own), w.frame(own).Bytes())
 
 		// Somebody's external address in that range has a filter bit, and an
 		// unknown port there is in the range still.
 		other := free.Next()
 		w.filter(other)
-		w.wantDrop("unknown port", w.in(opening(TCP, port(s.client, 40000), port(other, 80))), "unassigned_cluster_ip")
+		unknown := opening(TCP, port(s.client, 40000), port(other, 80))
+		w.wantUntouched("unknown port", w.in(unknown), w.frame(unknown).Bytes())
+		for what, r := range map[string]result{"forwarded": w.out(unknown), "from the node": w.sent(unknown)} {
+			if r.verdict != shot {
+				t.Errorf("IPv%d, unknown port, %s: verdict %d", s.family, what, r.verdict)
+			}
+		}
 	}
 }
 

@@ -304,11 +304,11 @@ type skb struct {
 	_              [36]byte
 	IngressIfindex uint32
 	Ifindex        uint32
-	_              [124]byte
+	_              [120]byte
 	GSOSegs        uint32
 	_              [8]byte
 	GSOSize        uint32
-	_              [8]byte
+	_              [12]byte
 }
 
 // result is what became of a packet.
@@ -326,6 +326,12 @@ func (w *world) run(prog *ebpf.Program, b []byte, forwarded bool) result {
 	if forwarded {
 		ctx.IngressIfindex = uint32(w.uplink)
 	}
+	return w.runAs(prog, b, ctx)
+}
+
+// runAs is run with what else the kernel knows of a packet.
+func (w *world) runAs(prog *ebpf.Program, b []byte, ctx skb) result {
+	w.t.Helper()
 	var r result
 	check(w.t, w.ns.Do(func() error {
 		opts := ebpf.RunOptions{Data: b, DataOut: make([]byte, len(b)+256), Context: ctx, Repeat: 1}
