@@ -181,7 +181,7 @@ static __noinline bool look(const ctx_t *bytes, struct capture_side *side,
 	if (l3 > COPIED_BYTES)
 		return false;
 	parsed = parse(bytes, pkt);
-	if (parsed == PARSED_OTHER)
+	if (parsed == PARSED_OTHER || parsed == PARSED_DEEP)
 		return false;
 	side->tuple = pkt->tuple;
 	side->l3 = pkt->l3;

@@ -124,6 +124,11 @@ static __always_inline int handle(ctx_t *ctx, struct packet *pkt,
 	parsed = parse(ctx, pkt);
 	if (parsed == PARSED_OTHER)
 		return pass();
+	if (parsed == PARSED_DEEP) {
+		if (vip_filter_has(&pkt->tuple.dst))
+			count(COUNTER_EXTENSIONS);
+		return pass();
+	}
 	/* Replies to source NAT come to addresses in the filter, too. */
 	if (hook == HOOK_INGRESS && !vip_filter_has(&pkt->tuple.dst))
 		return is_martian(pkt) ? drop(COUNTER_MARTIAN) : pass();

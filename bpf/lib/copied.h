@@ -29,6 +29,12 @@ static __always_inline __u32 ctx_len(const ctx_t *ctx)
 	return ctx->len;
 }
 
+/* What is longer than a header can say is in segments. */
+static __always_inline bool ctx_is_gso(const ctx_t *ctx)
+{
+	return ctx->len > 0xffff;
+}
+
 static __always_inline bool ctx_load(const ctx_t *ctx, __u32 off, void *to,
 				     __u32 len)
 {

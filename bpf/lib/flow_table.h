@@ -108,7 +108,7 @@ static long flow_try_to_hold(__u32 __attribute__((unused)) i, void *ctx)
 /* Makes the caller the only one that begins flows whose request's first line
  * this is. False if somebody else does, and for too long. Other hints come
  * and go meanwhile. */
-static __noinline bool flow_hold(struct flow_line *line)
+static __noinline __attribute__((unused)) bool flow_hold(struct flow_line *line)
 {
 	struct flow_holding h = { .line = line };
 

@@ -32,7 +32,7 @@ static __always_inline bool needs_route(enum hook hook, __u8 direction,
 
 /* Where a packet is cut that is too big for its way and may be: the stack does
  * it. It takes no packet from an address of this node that comes in by a
- * device, except by the loopback device, if told so (ADR 0027). */
+ * device, except by the loopback device, if told so (ADR 0026). */
 static __noinline enum way way_of_fragments(const struct flow_tuple *to,
 					    enum hook hook)
 {

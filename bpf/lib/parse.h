@@ -12,11 +12,9 @@
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 
-#include "count.h"
 #include "ctx.h"
 #include "ip.h"
 #include "packet_config.h"
-#include "vip_filter.h"
 
 #define VLAN_TAGS 2
 #define VLAN_HLEN 4
@@ -36,6 +34,7 @@ enum parsed {
 	PARSED_PORTS,	 /* TCP, UDP or SCTP, with ports */
 	PARSED_FRAGMENT, /* a later fragment of one of these: no ports */
 	PARSED_ICMP,	 /* ICMP of the packet's family */
+	PARSED_DEEP,	 /* behind more IPv6 headers than are walked */
 };
 
 enum fragment_kind {
@@ -286,17 +285,10 @@ static __always_inline enum parsed parse_ipv4(const ctx_t *ctx,
 	return parse_l4(ctx, pkt, quoted);
 }
 
-/* A packet that could have been a Service's, and goes on as it is. */
-static __noinline void count_extensions(const struct packet *pkt)
-{
-	if (vip_filter_has(&pkt->tuple.dst))
-		count(COUNTER_EXTENSIONS);
-}
-
-/* Walks the extension headers. Returns false if there are too many, which is
- * counted (pains A40), or one that changes where the packet goes. */
-static __always_inline bool parse_extensions(const ctx_t *ctx,
-					     struct packet *pkt)
+/* Walks the extension headers. Returns PARSED_DEEP if there are too many,
+ * PARSED_OTHER for one that changes where the packet goes, else PARSED_PORTS. */
+static __always_inline enum parsed parse_extensions(const ctx_t *ctx,
+						    struct packet *pkt)
 {
 	__u8 next = pkt->tuple.protocol;
 	struct ipv6_extension ext;
@@ -309,13 +301,14 @@ static __always_inline bool parse_extensions(const ctx_t *ctx,
 		    next != IPPROTO_AH) {
 			pkt->tuple.protocol = next;
 			pkt->l4 = off;
-			return true;
+			return PARSED_PORTS;
 		}
 		if (!ctx_load(ctx, off, &ext, sizeof(ext)))
-			return false;
+			return PARSED_OTHER;
 		len = (ext.len + 1) * 8;
 		if (next == IPPROTO_ROUTING && ext.more & bpf_htons(0xff))
-			return false; /* segments left: not yet at its end */
+			return PARSED_OTHER; /* segments left: not yet at its
+						end */
 		if (next == IPPROTO_AH)
 			len = (ext.len + 2) * 4;
 		if (next == IPPROTO_FRAGMENT) {
@@ -331,19 +324,19 @@ static __always_inline bool parse_extensions(const ctx_t *ctx,
 				/* What follows is data, not a header. */
 				pkt->tuple.protocol = ext.next;
 				pkt->l4 = off + len;
-				return true;
+				return PARSED_PORTS;
 			}
 		}
 		next = ext.next;
 		off += len;
 	}
-	count_extensions(pkt);
-	return false;
+	return PARSED_DEEP;
 }
 
 static __always_inline enum parsed parse_ipv6(const ctx_t *ctx,
 					      struct packet *pkt, bool quoted)
 {
+	enum parsed walked;
 	struct ipv6hdr ip;
 
 	if (!ctx_load_near(ctx, pkt->l3, &ip, sizeof(ip)) || ip.version != 6)
@@ -362,8 +355,9 @@ static __always_inline enum parsed parse_ipv6(const ctx_t *ctx,
 	pkt->tuple.protocol = ip.nexthdr;
 	if (l4_min_len(ip.nexthdr)) /* the usual case skips the walk */
 		return parse_l4(ctx, pkt, quoted);
-	if (!parse_extensions(ctx, pkt))
-		return PARSED_OTHER;
+	walked = parse_extensions(ctx, pkt);
+	if (walked != PARSED_PORTS)
+		return walked;
 	return parse_l4(ctx, pkt, quoted);
 }
 

@@ -3,7 +3,7 @@
  * Datagrams to the node's own address that are no requests, although their port
  * is a NodePort: answers to what this node has sent from that port, a socket of
  * its own or netfilter's source NAT (pains A9). Only asked for what has no
- * flow. ADR 0027.
+ * flow. ADR 0025.
  */
 #ifndef BEELINE_UDP_ANSWER_H
 #define BEELINE_UDP_ANSWER_H

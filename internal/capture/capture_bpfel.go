@@ -82,6 +82,7 @@ const (
 	captureVarConfigAddressBase          = "config_address_base"
 	captureVarConfigAddressMask          = "config_address_mask"
 	captureVarConfigClusterIpOutside     = "config_cluster_ip_outside"
+	captureVarConfigCutByLoopback        = "config_cut_by_loopback"
 	captureVarConfigDetectLocal4         = "config_detect_local4"
 	captureVarConfigDetectLocal6         = "config_detect_local6"
 	captureVarConfigDryRun               = "config_dry_run"
@@ -191,6 +192,7 @@ type captureVariableSpecs struct {
 	ConfigAddressBase          *ebpf.VariableSpec `ebpf:"config_address_base"`
 	ConfigAddressMask          *ebpf.VariableSpec `ebpf:"config_address_mask"`
 	ConfigClusterIpOutside     *ebpf.VariableSpec `ebpf:"config_cluster_ip_outside"`
+	ConfigCutByLoopback        *ebpf.VariableSpec `ebpf:"config_cut_by_loopback"`
 	ConfigDetectLocal4         *ebpf.VariableSpec `ebpf:"config_detect_local4"`
 	ConfigDetectLocal6         *ebpf.VariableSpec `ebpf:"config_detect_local6"`
 	ConfigDryRun               *ebpf.VariableSpec `ebpf:"config_dry_run"`
@@ -275,6 +277,7 @@ type captureVariables struct {
 	ConfigAddressBase          *ebpf.Variable `ebpf:"config_address_base"`
 	ConfigAddressMask          *ebpf.Variable `ebpf:"config_address_mask"`
 	ConfigClusterIpOutside     *ebpf.Variable `ebpf:"config_cluster_ip_outside"`
+	ConfigCutByLoopback        *ebpf.Variable `ebpf:"config_cut_by_loopback"`
 	ConfigDetectLocal4         *ebpf.Variable `ebpf:"config_detect_local4"`
 	ConfigDetectLocal6         *ebpf.Variable `ebpf:"config_detect_local6"`
 	ConfigDryRun               *ebpf.Variable `ebpf:"config_dry_run"`

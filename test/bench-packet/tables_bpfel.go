@@ -56,6 +56,7 @@ const (
 	tablesProgMakePreallocated          = "make_preallocated"
 	tablesProgNothing                   = "nothing"
 	tablesVarConfigClusterIpOutside     = "config_cluster_ip_outside"
+	tablesVarConfigCutByLoopback        = "config_cut_by_loopback"
 	tablesVarConfigDetectLocal4         = "config_detect_local4"
 	tablesVarConfigDetectLocal6         = "config_detect_local6"
 	tablesVarConfigDryRun               = "config_dry_run"
@@ -187,6 +188,7 @@ type tablesMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type tablesVariableSpecs struct {
 	ConfigClusterIpOutside     *ebpf.VariableSpec `ebpf:"config_cluster_ip_outside"`
+	ConfigCutByLoopback        *ebpf.VariableSpec `ebpf:"config_cut_by_loopback"`
 	ConfigDetectLocal4         *ebpf.VariableSpec `ebpf:"config_detect_local4"`
 	ConfigDetectLocal6         *ebpf.VariableSpec `ebpf:"config_detect_local6"`
 	ConfigDryRun               *ebpf.VariableSpec `ebpf:"config_dry_run"`
@@ -316,6 +318,7 @@ func (m *tablesMaps) Close() error {
 // It can be passed to loadTablesObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tablesVariables struct {
 	ConfigClusterIpOutside     *ebpf.Variable `ebpf:"config_cluster_ip_outside"`
+	ConfigCutByLoopback        *ebpf.Variable `ebpf:"config_cut_by_loopback"`
 	ConfigDetectLocal4         *ebpf.Variable `ebpf:"config_detect_local4"`
 	ConfigDetectLocal6         *ebpf.Variable `ebpf:"config_detect_local6"`
 	ConfigDryRun               *ebpf.Variable `ebpf:"config_dry_run"`

@@ -30,7 +30,7 @@ func (w *world) udpNodePort(s side, nodePort uint16) Frame {
 // A9: a datagram to a socket of this node that is connected to who sends it is no
 // request, whatever NodePort the socket has for its port. To one that is not
 // connected the NodePort is what it is for kube-proxy: before it.
-func TestDatagramToAConnectedSocketOfANodePortsNumber(t *testing.T) {
+func TestA9DatagramToAConnectedSocketOfANodePortsNumber(t *testing.T) {
 	for i, s := range sides {
 		w := newWorld(t, datapath.PacketOptions{})
 		f := w.udpNodePort(s, uint16(30880+i))
@@ -65,7 +65,7 @@ func TestDatagramToAConnectedSocketOfANodePortsNumber(t *testing.T) {
 
 // A9: nor is one that answers what netfilter has sent from the node's address and
 // that port. What came to the port before there was a Service (A38) is no answer.
-func TestDatagramToAMasqueradedFlowOfANodePortsNumber(t *testing.T) {
+func TestA9DatagramToAMasqueradedFlowOfANodePortsNumber(t *testing.T) {
 	for i, s := range sides {
 		w := newWorld(t, datapath.PacketOptions{})
 		answer := w.udpNodePort(s, uint16(30890+2*i))
@@ -106,7 +106,7 @@ func (w *world) track(s side, src, dst, replySrc, replyDst netip.AddrPort) {
 // A38: what a client sends before its Service is there leaves no trace that
 // would keep the Service from it afterwards: TCP connects with the next SYN, UDP
 // with the next datagram, on every kind of address.
-func TestFirstPacketBeforeTheService(t *testing.T) {
+func TestA38FirstPacketBeforeTheService(t *testing.T) {
 	eachProtocol(t, func(t *testing.T, s side, proto uint8) {
 		w := newWorld(t, datapath.PacketOptions{RefuseUnknownPorts: true, ServiceRanges: ranges})
 		any, pod := netip.IPv4Unspecified(), port(s.localPod, 8000)

@@ -12,7 +12,7 @@ import (
 )
 
 // A40: hop-by-hop and destination options before UDP to an IPv6 NodePort.
-func TestExtensionHeadersToANodePort(t *testing.T) {
+func TestA40ExtensionHeadersToANodePort(t *testing.T) {
 	s := sides[1]
 	w := newWorld(t, datapath.PacketOptions{})
 	w.addService(&svc{

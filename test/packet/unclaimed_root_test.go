@@ -16,15 +16,10 @@ var ranges = []netip.Prefix{
 }
 
 // A23, A38: an address of a Service range that no Service has is dropped for
-<<<<<<< HEAD
-// new connections, from outside, from pods and from this node; nothing else is.
-func TestA38UnassignedServiceAddress(t *testing.T) {
-=======
 // new connections, from outside, from pods and from this node; nothing else is. As
 // with kube-proxy that is done behind everybody's translation, when a packet
 // leaves: what another proxy serves has another destination by then.
-func TestUnassignedServiceAddress(t *testing.T) {
->>>>>>> e4a8ba6 (bpf: answers to a NodePort's number, other proxies' Services, BIG TCP, what may be cut, liars)
+func TestA38UnassignedServiceAddress(t *testing.T) {
 	w := newWorld(t, datapath.PacketOptions{RefuseUnknownPorts: true, ServiceRanges: ranges})
 	for _, s := range sides {
 		w.shop(s)
