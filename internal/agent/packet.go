@@ -63,6 +63,7 @@ func packetOptions(c config.Config) *datapath.PacketOptions {
 		MasqueradeLocal:    c.Masquerade.Local,
 		CloseClusterIPs:    !c.Datapath.ClusterIPFromOutside,
 		EchoReply:          c.Datapath.EchoReply,
+		CutByLoopback:      loopbackOpen(sysctl(c.Kernel.Sysctl)),
 		SNATPorts:          [2]uint16{c.Masquerade.Ports.First, c.Masquerade.Ports.Last},
 		Timeouts:           flowTimeouts(sysctl(c.Kernel.Sysctl), c.Conntrack),
 		ServiceCounts:      c.Datapath.ServiceCounts,

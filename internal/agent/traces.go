@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	gomaps "maps"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/beeline-net/beeline/internal/config"
 	"github.com/beeline-net/beeline/internal/datapath"
@@ -22,6 +24,15 @@ type traces struct {
 	// they have changed, by name.
 	Sysctl   sysctl             `json:"sysctl,omitempty"`
 	Settings map[string]setting `json:"settings,omitempty"`
+}
+
+// settingPath is where one of traces.Settings is. Those of connection tracking
+// go by the end of their name.
+func settingPath(name string) string {
+	if strings.Contains(name, "/") {
+		return name
+	}
+	return netfilter + name
 }
 
 // setting is a changed one.
@@ -50,7 +61,11 @@ func (h *handover) tune(c config.Config) {
 	if t.Settings == nil {
 		t.Settings = map[string]setting{}
 	}
-	for name, s := range setConntrack(t.Sysctl, c.Conntrack, h.log) {
+	changed := setConntrack(t.Sysctl, c.Conntrack, h.log)
+	if c.Datapath.PacketPath {
+		gomaps.Copy(changed, openLoopback(t.Sysctl, h.log))
+	}
+	for name, s := range changed {
 		if before, ok := t.Settings[name]; ok {
 			s.Before = before.Before
 		}
@@ -85,8 +100,8 @@ func Undo(pins datapath.Pins) (func() error, error) {
 		var errs []error
 		root := t.Sysctl.here()
 		for name, s := range t.Settings {
-			if have, err := root.get(netfilter + name); err == nil && have == s.After && s.Before != s.After {
-				errs = append(errs, root.set(netfilter+name, s.Before))
+			if have, err := root.get(settingPath(name)); err == nil && have == s.After && s.Before != s.After {
+				errs = append(errs, root.set(settingPath(name), s.Before))
 			}
 		}
 		for _, file := range t.Files {

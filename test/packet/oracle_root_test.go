@@ -42,6 +42,7 @@ func TestProgramsAgreeWithOracle(t *testing.T) {
 type duel struct {
 	*world
 	view     oracle.View
+	services []*svc // in the order of the view's
 	vips     int
 	port     uint16 // of the next client
 	verdicts map[oracle.Verdict]int
@@ -134,6 +135,7 @@ func (d *duel) addService(dice *rand.Rand) {
 		p.Frontends = append(p.Frontends, f)
 	}
 	d.world.addService(&svc{frontends: []netip.AddrPort{port(vip, 0)}, flags: abi.FlagAddress})
+	d.services = append(d.services, k)
 	d.view.Services = append(d.view.Services, plan.Service{
 		Name: p.ID.Service, Ports: []plan.Port{p}, Addresses: []netip.Addr{vip},
 	})

@@ -3,6 +3,7 @@
 package packet
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -96,6 +97,76 @@ func TestFirstDatagramsAtOnce(t *testing.T) {
 	}
 	w.wantWholeFlows()
 	w.wantNothingHeld()
+}
+
+// A39: of what two CPUs see of one flow at the same moment nothing is lost.
+func TestA39NoFlagIsLost(t *testing.T) {
+	const rounds = 3000
+	w := newWorldOf(t, 8192, datapath.PacketOptions{})
+	s := sides[0]
+	pod := port(s.localPod, 8080)
+	w.addService(&svc{
+		proto: TCP, frontends: []netip.AddrPort{port(s.vip, 80)}, flags: abi.FlagLoadBalancer,
+		endpoints: []*endpoint{{at: pod, local: true}},
+	})
+	request := func(i int, flags uint8) []byte {
+		return w.frame(Frame{Src: port(s.client, uint16(1024+i)), Dst: port(s.vip, 80), Proto: TCP, Flags: flags}).Bytes()
+	}
+	reply := func(i int, flags uint8) []byte {
+		return w.frame(Frame{Src: pod, Dst: port(s.client, uint16(1024+i)), Proto: TCP, Flags: flags}).Bytes()
+	}
+	run := func(prog *ebpf.Program, b []byte) error {
+		verdict, err := prog.Run(&ebpf.RunOptions{
+			Data: b, DataOut: make([]byte, len(b)+256), Context: skb{Ifindex: uint32(w.uplink), IngressIfindex: uint32(w.uplink)}, Repeat: 1,
+		})
+		if err == nil && int32(verdict) != pass {
+			err = fmt.Errorf("verdict %d", int32(verdict))
+		}
+		return err
+	}
+	check(t, w.ns.Do(func() error {
+		for i := range rounds {
+			if err := errors.Join(run(w.progs.Ingress, request(i, SYN)), run(w.progs.Egress, reply(i, SYN|ACK)), run(w.progs.Ingress, request(i, ACK))); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	var group sync.WaitGroup
+	var arrived atomic.Int64
+	for worker := range 2 {
+		group.Go(func() {
+			err := w.ns.Do(func() error {
+				for i := range rounds {
+					prog, b := w.progs.Ingress, request(i, FIN|ACK)
+					if worker == 1 {
+						prog, b = w.progs.Egress, reply(i, FIN|ACK)
+					}
+					arrived.Add(1)
+					for arrived.Load() < int64(2*(i+1)) && !t.Failed() {
+					}
+					if err := run(prog, b); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	const want = abi.FlowUsed | abi.FlowReplied | abi.FlowAssured | abi.FlowFinRequest | abi.FlowFinReply
+	flows := w.flows()
+	for _, f := range flows {
+		if f.Flags&want != want {
+			t.Fatalf("flags %#x, want all of %#x", f.Flags, want)
+		}
+	}
+	if len(flows) != rounds {
+		t.Errorf("%d flows, want %d", len(flows), rounds)
+	}
 }
 
 // wantNothingHeld checks that nobody still holds a line of the index, and that
