@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -59,10 +60,22 @@ func (d *Datapath) catchUp() {
 	if d.moving == nil || d.opts.Carrier == nil {
 		return
 	}
-	if err := d.opts.Carrier.Carry(d.moving.old, d.maps, true); err != nil {
-		d.log.Warn("records of connections were lost when maps moved", "err", err)
+	var err error
+	for range carryTries {
+		if err = d.opts.Carrier.Carry(d.moving.old, d.maps, true); err == nil {
+			return
+		}
+		time.Sleep(carryPause)
 	}
+	d.log.Warn("records of connections were lost when maps moved", "err", err)
 }
+
+// What is copied is being changed: a lock that a program holds for long, on a CPU
+// that the hypervisor has taken away say, is an error of a batch since Linux 6.15.
+const (
+	carryTries = 5
+	carryPause = 10 * time.Millisecond
+)
 
 // onlyIn are the maps of a that b does not have.
 func onlyIn(a, b map[string]*ebpf.Map) map[string]*ebpf.Map {

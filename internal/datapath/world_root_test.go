@@ -136,7 +136,7 @@ func (w *world) options() Options {
 		RefuseUnknownPorts: true,
 		TCPPeerNames:       true,
 		Carrier:            &maps.Carrier{},
-		Log:                slog.New(slog.DiscardHandler),
+		Log:                slog.New(slog.NewTextHandler(w.t.Output(), nil)),
 	}
 }
 

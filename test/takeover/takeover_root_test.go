@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -182,6 +184,10 @@ func (w *world) rollback(t *testing.T, young []*load) {
 	if out, err := w.beeline("takeover", "--rollback", "--deadline", "1s", "--wait"); err != nil {
 		t.Fatal(err, out)
 	}
+	// It is said when it is so, and no earlier: a crash must not leave it half done.
+	if left, err := filepath.Glob(filepath.Join(w.node.BPFFS, "beeline/v*/links/*")); err != nil || len(left) > 0 {
+		t.Errorf("returned, and %d links are left, %v", len(left), err)
+	}
 	eventually(t, time.Minute, func() error {
 		if !strings.Contains(w.agent.log.String(), "standing by") {
 			return fmt.Errorf("the agent has not left")
@@ -196,6 +202,31 @@ func (w *world) rollback(t *testing.T, young []*load) {
 		return nil
 	})
 	w.ports(t, kubeProxyServer)
+}
+
+// A kube-proxy that does not start without its ports gets them.
+func TestRollbackToAKubeProxyThatInsistsOnItsPorts(t *testing.T) {
+	w := newWorld(t, way{"nftables", false})
+	w.startAgent("--bind-address-hard-fail")
+	w.ports(t, beelineServer)
+	w.served()
+	if out, err := w.beeline("takeover", "--rollback"); err != nil {
+		t.Fatal(err, out)
+	}
+	w.phase(time.Minute, "alone", "to be started")
+	eventually(t, time.Minute, func() error {
+		for _, port := range []uint16{10249, 10256} {
+			if c, err := dial(w.node.NS, "tcp", at(netip.MustParseAddr("127.0.0.1"), port)); err == nil {
+				_ = c.Close()
+				return fmt.Errorf("port %d is not free", port)
+			}
+		}
+		return nil
+	})
+	w.startProxy("--bind-address-hard-fail")
+	w.phase(time.Minute, "returning", "to end")
+	w.ports(t, kubeProxyServer)
+	w.served()
 }
 
 // The annotation of the Node is followed from the first moment, in a node's first

@@ -340,11 +340,11 @@ func (w *world) stop() {
 	}
 }
 
-func (w *world) startProxy() {
+func (w *world) startProxy(args ...string) {
 	w.t.Helper()
-	w.proxy = w.start(kubeProxy, "--proxy-mode", w.mode, "--master", "http://"+serverAt, "--hostname-override", w.node.Name,
+	w.proxy = w.start(kubeProxy, append(args, "--proxy-mode", w.mode, "--master", "http://"+serverAt, "--hostname-override", w.node.Name,
 		"--cluster-cidr", clusterCIDR, "--conntrack-max-per-core", "0", "--conntrack-min", "0",
-		"--conntrack-tcp-timeout-established", "0", "--conntrack-tcp-timeout-close-wait", "0", "--v", "2")
+		"--conntrack-tcp-timeout-established", "0", "--conntrack-tcp-timeout-close-wait", "0", "--v", "2")...)
 }
 
 // clusterCIDR is where pods are.
