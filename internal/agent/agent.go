@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -261,7 +262,24 @@ func (f *front) reporter(src source, started time.Time) *reporter {
 func (f *front) start(ctx context.Context, g *errgroup.Group, inStep <-chan struct{}, changes chan<- settings) {
 	g.Go(func() error { return f.run(ctx) })
 	g.Go(func() error { return f.check(ctx, inStep) })
+	g.Go(func() error { return slim(ctx, inStep) })
 	g.Go(func() error { return f.follow(ctx, changes) })
+}
+
+// slim gives back what only the start needed, lists above all. From then on the
+// heap lives long and little is thrown away: collecting it at half its size
+// again, where Go waits for as much again, costs little (GOGC says otherwise).
+func slim(ctx context.Context, inStep <-chan struct{}) error {
+	const percent = 50
+	select {
+	case <-ctx.Done():
+	case <-inStep:
+		if os.Getenv("GOGC") == "" {
+			debug.SetGCPercent(percent)
+		}
+		debug.FreeOSMemory()
+	}
+	return nil
 }
 
 // run serves health and metrics until ctx ends.
