@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,6 +25,7 @@ import (
 const (
 	nginxVIP = "10.96.0.80"
 	dnsVIP   = "10.96.0.10"
+	shopVIP  = "10.96.0.90"
 )
 
 // cluster is the stage.
@@ -323,6 +325,49 @@ spec:
   clusterIP: ` + dnsVIP + `
   ports: [{name: dns, protocol: UDP, port: 53, targetPort: 53}]
 `
+
+// shopName is a Service whose port has another name than its endpoints'.
+const shopName = "shop"
+
+const shopYAML = `apiVersion: v1
+kind: Service
+metadata: {name: ` + shopName + `, namespace: default}
+spec:
+  clusterIP: ` + shopVIP + `
+  selector: {app: nginx}
+  ports: [{name: http, port: 80, targetPort: web}]
+---
+`
+
+// publishShop gives the client's node that Service, and waits until its kernel has
+// it.
+func (c *cluster) publishShop() error {
+	n := c.nodes[0]
+	text := shopYAML + slice("default", shopName, "web", "TCP", 80, c.pods)
+	if err := os.WriteFile(filepath.Join(n.manifests, shopName+".yaml"), []byte(text), 0o644); err != nil {
+		return fmt.Errorf("manifest of %s: %w", shopName, err)
+	}
+	return c.await(n, func(ports []inspect.Port) bool {
+		return slices.ContainsFunc(ports, func(p inspect.Port) bool { return p.Name == shopName })
+	})
+}
+
+// explain asks our own command line on the client's node. That something is wrong
+// is what it is asked about, and no error.
+func (c *cluster) explain(target string) (string, error) {
+	const somethingIsWrong = 4
+	var said, problems strings.Builder
+	n := c.nodes[0]
+	cmd := exec.CommandContext(c.ctx, c.self, "explain", target, "--bpffs", n.BPFFS)
+	cmd.Stdout, cmd.Stderr = &said, &problems
+	if err := lab.Start(cmd, n.NS, nil); err != nil {
+		return "", err
+	}
+	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != somethingIsWrong {
+		return "", fmt.Errorf("explain %s: %w: %s", target, err, problems.String())
+	}
+	return said.String(), nil
+}
 
 // publish writes a node's manifests: what the API server would tell it. The
 // rename makes the change one event.

@@ -28,7 +28,7 @@ func Run(ctx context.Context, out io.Writer) (err error) {
 	fmt.Fprintln(out, "Beeline demo: two nodes, real nginx, real DNS, no kube-proxy. Nothing leaves this machine.")
 	defer func() { err = errors.Join(err, s.cluster.close()) }()
 	for _, chapter := range []func() error{
-		s.build, s.withoutBeeline, s.startAgents, s.welcome, s.loseABackend, s.restartUnderLoad,
+		s.build, s.withoutBeeline, s.startAgents, s.welcome, s.explain, s.loseABackend, s.restartUnderLoad,
 	} {
 		if err := chapter(); err != nil {
 			if ctx.Err() != nil {
@@ -156,6 +156,30 @@ func (s *story) welcome() error {
 			return "", errors.New("this is not nginx's welcome page")
 		}
 		return "found by name through a UDP Service, fetched through a TCP Service", nil
+	})
+}
+
+// explain has a Service with the most common of mistakes, and asks why it fails.
+func (s *story) explain() error {
+	return s.step("beeline explain svc/default/"+shopName+", a Service that fails", func() (string, error) {
+		if err := s.cluster.publishShop(); err != nil {
+			return "", err
+		}
+		if page, err := s.cluster.wget("http://" + shopVIP); err == nil {
+			return "", fmt.Errorf("something answered: %.60q", page)
+		}
+		said, err := s.cluster.explain("svc/default/" + shopName)
+		if err != nil {
+			return "", err
+		}
+		for line := range strings.Lines(said) {
+			fmt.Fprint(s.out, "   | ", line)
+		}
+		const why = "WrongPortName"
+		if !strings.Contains(said, why) {
+			return "", fmt.Errorf("it does not say %s", why)
+		}
+		return "the client is refused; the first lines say why, and what to do", nil
 	})
 }
 
