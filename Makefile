@@ -12,7 +12,7 @@ FILES := git ls-files --cached --others --exclude-standard --
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help deps build image generate fmt check lint test test-unit test-root test-bulk peers diff bench bench-cluster bench-control-plane kernel-test demo cluster cluster-down experiment takeover-cluster conformance clean
+.PHONY: help deps build image generate fmt check lint test test-unit test-root test-bulk peers diff bench bench-cluster bench-control-plane kernel-test demo cluster cluster-down experiment takeover-cluster helm-cluster conformance clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ experiment: deps-cluster ## See on a real cluster that Services need no kube-pro
 
 takeover-cluster: deps-cluster ## Take a real cluster over from kube-proxy and give it back, under load (root; five minutes)
 	hack/cluster takeover $(TAKEOVER)
+
+helm-cluster: deps-cluster ## Install, upgrade and uninstall the chart with Helm on a real cluster, under load (root; a minute)
+	hack/cluster helm
 
 conformance: deps-cluster ## Run the official [sig-network] tests on Beeline and kube-proxy, or what is missing of them (root; hours)
 	hack/cluster conformance --proxy beeline $(CONFORMANCE)

@@ -49,7 +49,7 @@ func (r *runner) proxyFlags(cmd *cobra.Command, proxy cluster.Proxy) {
 func (r *runner) nameCluster(cmd *cobra.Command) {
 	switch {
 	case r.cfg.Name != "":
-	case cmd.Name() == "experiment", cmd.Name() == "opt-out", cmd.Name() == "conformance", cmd.Name() == "bench", cmd.Name() == "takeover":
+	case cmd.Name() == "experiment", cmd.Name() == "opt-out", cmd.Name() == "conformance", cmd.Name() == "bench", cmd.Name() == "takeover", cmd.Name() == "helm":
 		r.cfg.Name = cmd.Name()
 	default:
 		r.cfg.Name = "main"

@@ -55,10 +55,10 @@ of a cluster has an uplink. Needs root.`,
 	}
 	r := &runner{log: log}
 	root.PersistentFlags().StringVar(&r.tree, "tree", "", "Beeline's work tree (default: that around the current folder)")
-	root.PersistentFlags().StringVar(&r.cfg.Name, "name", "", "name of the cluster (default: main; that of the command for experiment, opt-out, conformance, bench and takeover)")
+	root.PersistentFlags().StringVar(&r.cfg.Name, "name", "", "name of the cluster (default: main; that of the command for experiment, opt-out, conformance, bench, takeover and helm)")
 	root.PersistentPreRun = func(cmd *cobra.Command, _ []string) { r.nameCluster(cmd) }
 	root.AddCommand(r.newPrepare(), r.newUp(), r.newServe(), r.newDown(), r.newKubectl(), r.newNode(), r.newExperiment(), r.newOptOut(),
-		r.newConformance(), r.newConformancePage(), r.newBench(), r.newBenchControlPlane(), r.newTakeover())
+		r.newConformance(), r.newConformancePage(), r.newBench(), r.newBenchControlPlane(), r.newTakeover(), r.newHelm())
 	root.AddCommand(hiddenBoxCommands(log)...)
 	return root
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package takeover
+package traffic
 
 import (
 	"context"
@@ -17,34 +17,34 @@ import (
 	"github.com/beeline-net/beeline/test/cluster/internal/load"
 )
 
-// client is the load program at work, in a pod or outside the nodes. It ends with
+// Client is the load program at work, in a pod or outside the nodes. It ends with
 // its standard input and then tells how it went.
-type client struct {
+type Client struct {
 	cmd            *exec.Cmd
 	stdin          *os.File
 	stdout, stderr strings.Builder
 }
 
-// begin starts the load program in the client pod and outside, and gives it time to
-// connect.
-func (r *run) begin(ctx context.Context, verb string) ([]*client, error) {
-	var all []*client
-	for _, start := range []func(*client, *os.File) error{
-		func(c *client, stdin *os.File) error {
+// Begin starts the load program in the client pod and outside, with the verb loop
+// or stream, and gives it time to connect.
+func (r *Traffic) Begin(ctx context.Context, verb string) ([]*Client, error) {
+	var all []*Client
+	for _, start := range []func(*Client, *os.File) error{
+		func(c *Client, stdin *os.File) error {
 			c.cmd = cluster.KubectlCommand(ctx, r.Dirs(), slices.Concat(
 				[]string{"--namespace=" + namespace, "exec", "--stdin", clientPod, "--", "/load", verb}, names(r.inside))...)
 			c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = stdin, &c.stdout, &c.stderr
 			return c.cmd.Start()
 		},
-		func(c *client, stdin *os.File) (err error) {
+		func(c *Client, stdin *os.File) (err error) {
 			program, err := r.loadProgram()
 			if err == nil {
-				c.cmd, err = r.StartWith(ctx, cluster.ControlBox, stdin, &c.stdout, &c.stderr, slices.Concat([]string{program, verb}, names(r.outside))...)
+				c.cmd, err = r.Cluster.StartWith(ctx, cluster.ControlBox, stdin, &c.stdout, &c.stderr, slices.Concat([]string{program, verb}, names(r.outside))...)
 			}
 			return err
 		},
 	} {
-		c := &client{}
+		c := &Client{}
 		theirs, ours, err := os.Pipe()
 		if err != nil {
 			return nil, err
@@ -57,7 +57,7 @@ func (r *run) begin(ctx context.Context, verb string) ([]*client, error) {
 		}
 		all = append(all, c)
 	}
-	return all, pause(ctx, 2*time.Second)
+	return all, Pause(ctx, 2*time.Second)
 }
 
 func names(targets []load.Target) (all []string) {
@@ -68,10 +68,13 @@ func names(targets []load.Target) (all []string) {
 }
 
 // loadProgram puts the load program into every box.
-func (r *run) loadProgram() (string, error) {
+func (r *Traffic) loadProgram() (string, error) {
 	outside, inside := r.SharedDir("bin")
 	to := filepath.Join(outside, "load")
 	if _, err := os.Stat(to); err != nil {
+		if err := os.MkdirAll(outside, 0o755); err != nil {
+			return "", err
+		}
 		if err := os.WriteFile(to, r.Load(), 0o755); err != nil {
 			return "", err
 		}
@@ -79,8 +82,8 @@ func (r *run) loadProgram() (string, error) {
 	return filepath.Join(inside, "load"), nil
 }
 
-// end ends clients and notes how it went.
-func (r *run) end(what string, all []*client) error {
+// End ends clients and notes how it went.
+func (r *Traffic) End(what string, all []*Client) error {
 	for _, c := range all {
 		_ = c.stdin.Close()
 		if err := c.cmd.Wait(); err != nil {
@@ -91,9 +94,9 @@ func (r *run) end(what string, all []*client) error {
 			return fmt.Errorf("%s: %w: %s", what, err, c.stdout.String())
 		}
 		for name, k := range results {
-			r.figures = append(r.figures, Figure{what + ", " + name, k})
+			r.Figures = append(r.Figures, Figure{what + ", " + name, k})
 		}
 	}
-	slices.SortFunc(r.figures, func(a, b Figure) int { return strings.Compare(a.What, b.What) })
+	slices.SortFunc(r.Figures, func(a, b Figure) int { return strings.Compare(a.What, b.What) })
 	return nil
 }
