@@ -22,19 +22,19 @@ import (
 	"github.com/beeline-net/beeline/internal/abi"
 )
 
-// fetch asks one of the agent's own servers from inside the node. The HTTP
-// client dials in a goroutine of its own, so it is the dialling that must enter
-// the namespace.
+// dial connects from inside the node. An HTTP client dials in a goroutine of its
+// own, so it is the dialling that must enter the namespace.
+func (n *node) dial(ctx context.Context, network, addr string) (c net.Conn, err error) {
+	err = n.NS.Do(func() error {
+		c, err = new(net.Dialer).DialContext(ctx, network, addr)
+		return err
+	})
+	return c, err
+}
+
+// fetch asks one of the agent's own servers from inside the node.
 func (n *node) fetch(url string) (*http.Response, string, error) {
-	dial := func(ctx context.Context, network, addr string) (c net.Conn, err error) {
-		err = n.NS.Do(func() error {
-			var d net.Dialer
-			c, err = d.DialContext(ctx, network, addr)
-			return err
-		})
-		return c, err
-	}
-	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: dial}}
+	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: n.dial}}
 	resp, err := client.Get(url)
 	if err != nil {
 		return nil, "", err
