@@ -389,6 +389,43 @@ func TestNoLocalEndpointsLooksLikeSilence(t *testing.T) {
 	}
 }
 
+// A13: a socket is inside the cluster, whatever its address: the external policy
+// does not bind it, the internal one binds it at ClusterIPs only.
+func TestA13SocketsAreInsideTheCluster(t *testing.T) {
+	w := newWorld(t)
+	w.open()
+	for i, f := range families {
+		for j, c := range []struct {
+			name  string
+			flags uint32
+			local bool // local backends only, of which there are none
+		}{
+			{"ClusterIP, external policy Local", abi.FlagClusterIP | abi.FlagExternalLocal, false},
+			{"ClusterIP, internal policy Local", abi.FlagClusterIP | abi.FlagInternalLocal, true},
+			{"load balancer, external policy Local", abi.FlagLoadBalancer | abi.FlagExternalLocal, false},
+			{"external IP, external policy Local", abi.FlagExternalIP | abi.FlagExternalLocal, false},
+		} {
+			t.Run(f.name+", "+c.name, func(t *testing.T) {
+				service, port := uint32(4*i+j), uint16(100+4*i+j)
+				w.publish(frontend{service: service, vip: f.vip, port: port, protocol: unix.IPPROTO_TCP, flags: c.flags, backends: w.bothPods(f.family)})
+				put(t, w.dp.Maps()[abi.MapSets], abi.SetIndex(service, abi.SetLocal), abi.EmptySetWord(abi.EmptyDrop))
+				fd := w.socket(f.domain, unix.SOCK_STREAM)
+				err := unix.Connect(fd, sockaddr(f.dest, int(port)))
+				if c.local {
+					if !errors.Is(err, unix.ETIMEDOUT) {
+						t.Errorf("connect: %v, want ETIMEDOUT", err)
+					}
+					return
+				}
+				check(t, err)
+				if name := read(t, fd); name != "a" && name != "b" {
+					t.Errorf("%q answered", name)
+				}
+			})
+		}
+	}
+}
+
 func TestUnknownPortOfAVIP(t *testing.T) {
 	for _, refuse := range []bool{true, false} {
 		t.Run(fmt.Sprintf("refuse=%v", refuse), func(t *testing.T) {
