@@ -53,8 +53,8 @@ shows their packets, which are the backend's from the start.
 Works on the pinned programs, whether an agent runs or not, and follows an agent
 that replaces them. Nothing is attached while nobody captures, and what a capture
 attaches ends with it, however it ends. While it runs every packet on the node's
-devices costs some hundred nanoseconds more. Packets that come faster than they
-can be written are not waited for: how many is said at the end.
+devices costs a microsecond more. Packets that come faster than they can be
+written are not waited for: how many is said at the end.
 
 Addresses, ports and reasons are filtered in the kernel. Later fragments of a
 packet have no ports: those of others to the same address are shown, too. What the
