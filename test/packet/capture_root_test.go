@@ -171,34 +171,14 @@ func TestCaptureSaysWhatBecameOfAPacket(t *testing.T) {
 	}
 }
 
-// A device without link headers, whose packets get one in the file, so that one
-// file holds all.
-func TestCaptureWithoutLinkHeader(t *testing.T) {
-	for _, s := range sides {
-		w := newWorld(t, datapath.PacketOptions{NoLinkHeader: true})
-		w.addService(&svc{
-			proto: TCP, frontends: []netip.AddrPort{port(s.vip, 80)}, flags: abi.FlagLoadBalancer,
-			endpoints: []*endpoint{{at: port(s.remotePod, 8080)}},
-		})
-		c := w.camera(capture.Filter{})
-		f := opening(TCP, port(s.client, 40000), port(s.vip, 80))
-		f.NoLink = true
-		w.run(w.progs.Ingress, append(f.Bytes(), make([]byte, 14)...), false)
-		p := c.one("request")
-		for what, side := range map[string]capture.Side{"before": p.Before, "after": p.After} {
-			got, err := Read(side.Bytes, false)
-			if err != nil || got.Src != side.Src || got.Dst != side.Dst {
-				t.Errorf("IPv%d %s: %v, %v: % x", s.family, what, got, err, side.Bytes)
-			}
-		}
-		if p.Before.Dst != port(s.vip, 80) || p.After.Dst != port(s.remotePod, 8080) {
-			t.Errorf("IPv%d: %+v", s.family, p)
-		}
-	}
-}
-
 // film is a capture of everything that is attached in a cluster of namespaces.
 func (w *wired) film(f capture.Filter, ends ...capture.End) camera {
+	w.t.Helper()
+	return w.filmOf(f, ends)
+}
+
+// filmOf is film, of more programs, too.
+func (w *wired) filmOf(f capture.Filter, ends []capture.End, more ...capture.Target) camera {
 	w.t.Helper()
 	if f.Snap == 0 {
 		f.Snap = 2048
@@ -207,7 +187,7 @@ func (w *wired) film(f capture.Filter, ends ...capture.End) camera {
 	check(w.t, err)
 	w.t.Cleanup(func() { check(w.t, c.Close()) })
 	check(w.t, c.SetEnds(ends))
-	targets := append(w.targets(w.index("eth0"), w.progs), w.targets(w.index("pod"), w.podProgs)...)
+	targets := slices.Concat(w.targets(w.index("eth0"), w.progs), w.targets(w.index("pod"), w.podProgs), more)
 	check(w.t, w.node1.Do(func() error { return c.Follow(targets) }))
 	w.t.Logf("beside the programs: %v", c.Beside())
 	return camera{w.t, c}
@@ -421,5 +401,32 @@ func TestCaptureCountsWhatItLoses(t *testing.T) {
 	check(t, err)
 	if kept := len(c.taken()); lost == 0 || kept == 0 || int(lost)+kept != sent {
 		t.Errorf("%d kept and %d lost, of %d", kept, lost, sent)
+	}
+}
+
+// A device without link headers, whose packets get one, so that one file holds
+// all: to a backend behind a device that has them, and to one of this node.
+func TestCaptureWithoutLinkHeader(t *testing.T) {
+	w := newWired(t, datapath.PacketOptions{})
+	d := w.tun("tun0")
+	for _, s := range wires {
+		peer, own := addr("10.9.0.2"), "10.9.0.1/24"
+		if s.family == 6 {
+			peer, own = addr("fd09::2"), "fd09::1/64"
+		}
+		check(t, w.node1.Address("tun0", own))
+		for _, e := range []*endpoint{{at: port(s.localPod, podPort), local: true}, {at: port(s.remotePod, podPort)}} {
+			at := w.nodePortService(s.side, UDP, 0, e)
+			words := []byte("words that are found again")
+			ask := func(from uint16) {
+				d.send(Frame{Src: port(peer, from), Dst: at, Proto: UDP, Payload: words})
+				d.receive(s.node)
+			}
+			ask(4000) // neighbours are known then
+			c := w.filmOf(capture.Filter{Ends: true}, []capture.End{end(at, UDP)}, w.targets(w.index("tun0"), d.progs)...)
+			ask(4001)
+			wantConversation(t, c.taken(), at, e.at, words)
+			check(t, c.Follow(nil))
+		}
 	}
 }

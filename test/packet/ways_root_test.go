@@ -23,8 +23,9 @@ import (
 // tun is a device without a link header on node 1, as tunnels and WireGuard
 // have, and its other end is in the test's hands.
 type tun struct {
-	w    *wired
-	file *os.File
+	w     *wired
+	file  *os.File
+	progs *datapath.PacketPrograms
 }
 
 func (w *wired) tun(name string) *tun {
@@ -40,7 +41,7 @@ func (w *wired) tun(name string) *tun {
 	check(w.t, err)
 	w.t.Cleanup(func() { _ = progs.Close() })
 	w.attach(name, progs)
-	return &tun{w, d.Fds[0]}
+	return &tun{w, d.Fds[0], progs}
 }
 
 func (d *tun) send(f Frame) {
