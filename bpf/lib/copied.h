@@ -35,6 +35,11 @@ static __always_inline bool ctx_is_gso(const ctx_t *ctx)
 	return ctx->len > 0xffff;
 }
 
+static __always_inline __u16 ctx_vlan(const ctx_t __attribute__((unused)) * ctx)
+{
+	return 0;
+}
+
 static __always_inline bool ctx_load(const ctx_t *ctx, __u32 off, void *to,
 				     __u32 len)
 {

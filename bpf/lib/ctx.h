@@ -31,6 +31,14 @@ static __always_inline bool ctx_is_gso(const ctx_t *ctx)
 	return ctx->gso_size;
 }
 
+#define VLAN_ID 0x0fff
+
+/* The VLAN that the kernel has read off the packet; 0 for none. */
+static __always_inline __u16 ctx_vlan(const ctx_t *ctx)
+{
+	return ctx->vlan_present ? ctx->vlan_tci & VLAN_ID : 0;
+}
+
 /* Copies bytes out of the packet, linear or not; false if there are fewer. */
 static __always_inline bool ctx_load(const ctx_t *ctx, __u32 off, void *to,
 				     __u32 len)

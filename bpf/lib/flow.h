@@ -12,9 +12,21 @@
 #include "flow_state.h"
 #include "flow_table.h"
 
-static __always_inline bool flow_replaceable(const struct flow *flow, __u64 now)
+enum flow_fate {
+	FLOW_STAYS,
+	FLOW_GONE, /* there is none, or none that anybody waits for */
+	FLOW_MAY_GO,
+};
+
+/* Returns enum flow_fate. Not inlined, so that the verifier walks it once and
+ * not for each place that is looked at. */
+__noinline int flow_fate(const struct flow *flow, __u64 now)
 {
-	return !(flow->flags & FLOW_USED) || flow_expired(flow, now);
+	if (!flow)
+		return FLOW_STAYS;
+	if (!(flow->flags & FLOW_USED) || flow_expired(flow, now))
+		return FLOW_GONE;
+	return flow_evictable(flow) ? FLOW_MAY_GO : FLOW_STAYS;
 }
 
 /* Takes the record for its next owner. */
@@ -35,7 +47,7 @@ __noinline int flow_make_room(__u64 hash)
 	struct flow_line *line = NULL;
 	struct flow *flow;
 	__u32 index, seq;
-	bool expired;
+	int fate;
 
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < 2 * FLOW_HINTS; i++) {
@@ -48,11 +60,10 @@ __noinline int flow_make_room(__u64 hash)
 		if (!flow)
 			return 0;
 		seq = READ_ONCE(flow->seq);
-		expired = flow_replaceable(flow, now);
-		if ((expired || flow_evictable(flow)) &&
-		    flow_reuse(flow, index, seq)) {
+		fate = flow_fate(flow, now);
+		if (fate != FLOW_STAYS && flow_reuse(flow, index, seq)) {
 			flow_publish(flow);
-			if (!expired)
+			if (fate == FLOW_MAY_GO)
 				count(COUNTER_FLOW_EVICTED);
 			return 0;
 		}
@@ -74,8 +85,8 @@ __noinline __s64 flow_alloc(__u64 now)
 	__u32 oldest = 0, oldest_seq = 1;
 	__u64 oldest_seen = ~0ULL;
 	struct flow *flow;
+	int fate;
 
-#pragma clang loop unroll(disable)
 	for (__u32 i = 0; i < FLOW_PROBES; i++) {
 		index = (start + i) & config_flow_mask;
 		WRITE_ONCE(flow_cursor, index + 1);
@@ -85,9 +96,10 @@ __noinline __s64 flow_alloc(__u64 now)
 		seq = READ_ONCE(flow->seq);
 		if (seq & 1)
 			continue;
-		if (flow_replaceable(flow, now) && flow_reuse(flow, index, seq))
+		fate = flow_fate(flow, now);
+		if (fate == FLOW_GONE && flow_reuse(flow, index, seq))
 			return index;
-		if (flow_evictable(flow) && flow->seen_ns < oldest_seen) {
+		if (fate == FLOW_MAY_GO && flow->seen_ns < oldest_seen) {
 			oldest = index;
 			oldest_seq = seq;
 			oldest_seen = flow->seen_ns;

@@ -15,6 +15,8 @@
 /* The device. */
 CONFIG_VALUE(__u8, no_link_header, 0, "packets start with the IP header");
 CONFIG_VALUE(__u8, pod_device, 0, "what comes in here was sent by a pod");
+CONFIG_VALUE(__u8, leave_tagged, 0,
+	     "what has a VLAN tag is for that VLAN's device to see");
 
 /* The node's ways. */
 CONFIG_VALUE(__u8, detect_local4, 0, "pods are told from outsiders, IPv4");
@@ -30,6 +32,8 @@ CONFIG_VALUE(
 	"connections without a flow are the stack's, while it has them still");
 CONFIG_VALUE(__u8, cut_by_loopback, 0,
 	     "the loopback device takes packets from the node's own addresses");
+CONFIG_VALUE(__u8, conntrack, 0,
+	     "connection tracking can be asked (bpf_skb_ct_lookup)");
 CONFIG_VALUE(__u8, echo_reply, 0, "a VIP with a backend answers pings");
 
 /* Source NAT takes ports from here, except those in `reserved_ports`: below

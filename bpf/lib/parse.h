@@ -387,9 +387,14 @@ static __always_inline __be16 parse_link(const ctx_t *ctx, struct packet *pkt)
 /* Returns enum parsed. `pkt` comes in zeroed. */
 __noinline int parse(const ctx_t *ctx, struct packet *pkt)
 {
+	__be16 type;
+
 	if (!pkt)
 		return PARSED_OTHER;
-	switch (parse_link(ctx, pkt)) {
+	type = parse_link(ctx, pkt);
+	if (config_leave_tagged && (pkt->vlan_tags || ctx_vlan(ctx)))
+		return PARSED_OTHER;
+	switch (type) {
 	case bpf_htons(ETH_P_IP):
 		return parse_ipv4(ctx, pkt, false);
 	case bpf_htons(ETH_P_IPV6):

@@ -10,8 +10,8 @@
 
 #include "parse.h"
 
-/* Of the kernel's connection tracking, where it has one (Linux 5.18); the
- * layout of the options is fixed by their size. */
+/* Of the kernel's connection tracking, where it has one (config_conntrack)
+ * (Linux 5.18); the layout of the options is fixed by their size. */
 struct bpf_ct_opts___12 {
 	__s32 netns_id;
 	__s32 error;
@@ -60,7 +60,7 @@ conntrack_awaits(ctx_t *ctx, struct bpf_sock_tuple *tuple, __u32 size)
 	};
 	struct nf_conn *ct;
 
-	if (!bpf_skb_ct_lookup)
+	if (!config_conntrack)
 		return false;
 	ct = bpf_skb_ct_lookup(ctx, tuple, size, &opts, sizeof(opts));
 	if (!ct)

@@ -16,12 +16,15 @@ import (
 // in by a port of a bridge; but the reply of a backend to a client on the same
 // bridge passes by nothing else than the client's port on its way out. A member
 // of a VRF keeps its packets until they are routed, and has no port's part.
-// Loopback, and the VRF itself, carry nothing but the node's own sockets'
+// What a VLAN carries is the VLAN's, also on the device below it: its routes may be
+// others. Loopback, and the VRF itself, carry nothing but the node's own sockets'
 // traffic, which the socket hooks have translated.
 func packetDevices(n model.Network, local config.LocalTraffic) []datapath.Device {
 	routed := map[int]bool{} // bridges through which the node routes
 	domain := map[int]bool{} // VRFs
+	trunk := map[int]bool{}  // devices with VLANs
 	for _, d := range n.Devices {
+		trunk[d.Parent] = true
 		domain[d.Index] = d.VRF
 		routed[d.Index] = d.Bridge && d.Up && len(d.Addresses) > 0
 	}
@@ -33,6 +36,7 @@ func packetDevices(n model.Network, local config.LocalTraffic) []datapath.Device
 		}
 		all = append(all, datapath.Device{
 			Index: d.Index, Name: d.Name, NoLinkHeader: !d.LinkHeader, Pod: !port && isPodDevice(d, local), EgressOnly: port,
+			Trunk: trunk[d.Index],
 		})
 	}
 	return all

@@ -34,6 +34,7 @@ func TestPacketDevices(t *testing.T) {
 		{Index: 17, Name: "br1", Up: true, Bridge: true, Master: 12, LinkHeader: true, Addresses: []netip.Addr{netip.MustParseAddr("10.245.1.1")}},
 		{Index: 18, Name: "vnet2", Up: true, Master: 17, LinkHeader: true},
 		{Index: 19, Name: "cali456", Up: true, Master: 12, LinkHeader: true},
+		{Index: 20, Name: "bond0.100", Up: true, Parent: 10, LinkHeader: true},
 	}}
 	for name, tt := range map[string]struct {
 		local config.LocalTraffic
@@ -55,13 +56,14 @@ func TestPacketDevices(t *testing.T) {
 				{Index: 6, Name: "wg0", NoLinkHeader: true},
 				{Index: 7, Name: "cali123", Pod: pod["cali123"]},
 				{Index: 8, Name: "virbr0"},
-				{Index: 10, Name: "bond0"},
+				{Index: 10, Name: "bond0", Trunk: true},
 				{Index: 13, Name: "eth3"},
 				{Index: 14, Name: "wg1", NoLinkHeader: true},
 				{Index: 15, Name: "bond1"},
 				{Index: 17, Name: "br1"},
 				{Index: 18, Name: "vnet2", EgressOnly: true},
 				{Index: 19, Name: "cali456", Pod: pod["cali456"]},
+				{Index: 20, Name: "bond0.100"},
 			}
 			if diff := cmp.Diff(want, packetDevices(network, tt.local)); diff != "" {
 				t.Error(diff)

@@ -82,6 +82,7 @@ const (
 	captureVarConfigAddressBase          = "config_address_base"
 	captureVarConfigAddressMask          = "config_address_mask"
 	captureVarConfigClusterIpOutside     = "config_cluster_ip_outside"
+	captureVarConfigConntrack            = "config_conntrack"
 	captureVarConfigCutByLoopback        = "config_cut_by_loopback"
 	captureVarConfigDetectLocal4         = "config_detect_local4"
 	captureVarConfigDetectLocal6         = "config_detect_local6"
@@ -96,6 +97,7 @@ const (
 	captureVarConfigIcmpRate             = "config_icmp_rate"
 	captureVarConfigKeepFlows            = "config_keep_flows"
 	captureVarConfigLeaveKernelSockets   = "config_leave_kernel_sockets"
+	captureVarConfigLeaveTagged          = "config_leave_tagged"
 	captureVarConfigLeaveUnknown         = "config_leave_unknown"
 	captureVarConfigMasqueradeAll        = "config_masquerade_all"
 	captureVarConfigMasqueradeLocal      = "config_masquerade_local"
@@ -192,6 +194,7 @@ type captureVariableSpecs struct {
 	ConfigAddressBase          *ebpf.VariableSpec `ebpf:"config_address_base"`
 	ConfigAddressMask          *ebpf.VariableSpec `ebpf:"config_address_mask"`
 	ConfigClusterIpOutside     *ebpf.VariableSpec `ebpf:"config_cluster_ip_outside"`
+	ConfigConntrack            *ebpf.VariableSpec `ebpf:"config_conntrack"`
 	ConfigCutByLoopback        *ebpf.VariableSpec `ebpf:"config_cut_by_loopback"`
 	ConfigDetectLocal4         *ebpf.VariableSpec `ebpf:"config_detect_local4"`
 	ConfigDetectLocal6         *ebpf.VariableSpec `ebpf:"config_detect_local6"`
@@ -206,6 +209,7 @@ type captureVariableSpecs struct {
 	ConfigIcmpRate             *ebpf.VariableSpec `ebpf:"config_icmp_rate"`
 	ConfigKeepFlows            *ebpf.VariableSpec `ebpf:"config_keep_flows"`
 	ConfigLeaveKernelSockets   *ebpf.VariableSpec `ebpf:"config_leave_kernel_sockets"`
+	ConfigLeaveTagged          *ebpf.VariableSpec `ebpf:"config_leave_tagged"`
 	ConfigLeaveUnknown         *ebpf.VariableSpec `ebpf:"config_leave_unknown"`
 	ConfigMasqueradeAll        *ebpf.VariableSpec `ebpf:"config_masquerade_all"`
 	ConfigMasqueradeLocal      *ebpf.VariableSpec `ebpf:"config_masquerade_local"`
@@ -277,6 +281,7 @@ type captureVariables struct {
 	ConfigAddressBase          *ebpf.Variable `ebpf:"config_address_base"`
 	ConfigAddressMask          *ebpf.Variable `ebpf:"config_address_mask"`
 	ConfigClusterIpOutside     *ebpf.Variable `ebpf:"config_cluster_ip_outside"`
+	ConfigConntrack            *ebpf.Variable `ebpf:"config_conntrack"`
 	ConfigCutByLoopback        *ebpf.Variable `ebpf:"config_cut_by_loopback"`
 	ConfigDetectLocal4         *ebpf.Variable `ebpf:"config_detect_local4"`
 	ConfigDetectLocal6         *ebpf.Variable `ebpf:"config_detect_local6"`
@@ -291,6 +296,7 @@ type captureVariables struct {
 	ConfigIcmpRate             *ebpf.Variable `ebpf:"config_icmp_rate"`
 	ConfigKeepFlows            *ebpf.Variable `ebpf:"config_keep_flows"`
 	ConfigLeaveKernelSockets   *ebpf.Variable `ebpf:"config_leave_kernel_sockets"`
+	ConfigLeaveTagged          *ebpf.Variable `ebpf:"config_leave_tagged"`
 	ConfigLeaveUnknown         *ebpf.Variable `ebpf:"config_leave_unknown"`
 	ConfigMasqueradeAll        *ebpf.Variable `ebpf:"config_masquerade_all"`
 	ConfigMasqueradeLocal      *ebpf.Variable `ebpf:"config_masquerade_local"`

@@ -26,11 +26,13 @@ var ErrNotSupported = ebpf.ErrNotSupported
 type Device struct {
 	Index int
 	Name  string
-	// NoLinkHeader and Pod choose the variant of the programs, see
+	// NoLinkHeader, Pod and Trunk choose the variant of the programs, see
 	// PacketOptions.
 	NoLinkHeader, Pod bool
 	// EgressOnly: what comes in is for another device, a bridge, to see.
 	EgressOnly bool
+	// Trunk: what has a VLAN tag is for that VLAN's device to see.
+	Trunk bool
 }
 
 // places are the ends of the device that carry programs.
@@ -62,7 +64,7 @@ type Devices struct {
 }
 
 // kind is what programs differ in.
-type kind struct{ noLinkHeader, pod bool }
+type kind struct{ noLinkHeader, pod, trunk bool }
 
 // place is one end of a device.
 type place struct {
@@ -194,7 +196,7 @@ func (v *Devices) attach(dev Device) error {
 		missing = true
 		v.dp.log.Warn("programs were taken off a device; putting them back", "device", dev.Name, "err", err)
 	}
-	programs, err := v.load(kind{dev.NoLinkHeader, dev.Pod})
+	programs, err := v.load(kind{dev.NoLinkHeader, dev.Pod, dev.Trunk})
 	if err != nil {
 		return err
 	}
@@ -245,7 +247,7 @@ func (v *Devices) load(k kind) (*PacketPrograms, error) {
 		return p, nil
 	}
 	opts := v.opts
-	opts.NoLinkHeader, opts.PodDevice = k.noLinkHeader, k.pod
+	opts.NoLinkHeader, opts.PodDevice, opts.LeaveTagged = k.noLinkHeader, k.pod, k.trunk
 	p, err := LoadPacketPrograms(v.dp.maps, opts)
 	if err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 
 	"github.com/beeline-net/beeline/internal/abi"
 )
@@ -22,6 +23,8 @@ type PacketOptions struct {
 	NoLinkHeader bool
 	// PodDevice: whatever comes in was sent by a pod.
 	PodDevice bool
+	// LeaveTagged: packets with a VLAN tag are another device's to see.
+	LeaveTagged bool
 
 	// RefuseUnknownPorts: a VIP's unknown port is refused, not passed on.
 	RefuseUnknownPorts bool
@@ -139,6 +142,7 @@ func (o PacketOptions) apply(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Ma
 		v.ConfigFlowMask.Set(mask),
 		v.ConfigNoLinkHeader.Set(flag(o.NoLinkHeader)),
 		v.ConfigPodDevice.Set(flag(o.PodDevice)),
+		v.ConfigLeaveTagged.Set(flag(o.LeaveTagged)),
 		v.ConfigRefuseUnknownPorts.Set(flag(o.RefuseUnknownPorts)),
 		v.ConfigDetectLocal4.Set(flag(o.DetectLocal4)),
 		v.ConfigDetectLocal6.Set(flag(o.DetectLocal6)),
@@ -148,6 +152,7 @@ func (o PacketOptions) apply(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Ma
 		v.ConfigRedirectLocal.Set(flag(o.RedirectLocal)),
 		v.ConfigLeaveUnknown.Set(flag(o.LeaveUnknown || o.Handover != Handover{})),
 		v.ConfigCutByLoopback.Set(flag(o.CutByLoopback)),
+		v.ConfigConntrack.Set(flag(asksConntrack())),
 		v.ConfigEchoReply.Set(flag(o.EchoReply)),
 		v.ConfigKeepFlows.Set(flag(o.Handover.KeepFlows)),
 		v.ConfigRefuseNew.Set(flag(o.Handover.RefuseNew)),
@@ -160,6 +165,17 @@ func (o PacketOptions) apply(spec *ebpf.CollectionSpec, maps map[string]*ebpf.Ma
 		setUnlessZero(v.ConfigFlowSeed, o.FlowSeed),
 		o.applyTimeouts(v.ConfigFlowTimeoutSecs),
 	)
+}
+
+// asksConntrack reports whether programs may ask the kernel's connection
+// tracking, which may be a module that is not there yet.
+func asksConntrack() bool {
+	const function, module = "bpf_skb_ct_lookup", "nf_conntrack"
+	has := func(spec *btf.Spec, err error) bool {
+		var f *btf.Func
+		return err == nil && spec.TypeByName(function, &f) == nil
+	}
+	return has(btf.LoadKernelSpec()) || has(btf.LoadKernelModuleSpec(module))
 }
 
 // serviceRanges is how many ranges the programs have room for.

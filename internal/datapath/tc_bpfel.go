@@ -49,6 +49,7 @@ const (
 	tcProgBeelineEgress             = "beeline_egress"
 	tcProgBeelineIngress            = "beeline_ingress"
 	tcVarConfigClusterIpOutside     = "config_cluster_ip_outside"
+	tcVarConfigConntrack            = "config_conntrack"
 	tcVarConfigCutByLoopback        = "config_cut_by_loopback"
 	tcVarConfigDetectLocal4         = "config_detect_local4"
 	tcVarConfigDetectLocal6         = "config_detect_local6"
@@ -61,6 +62,7 @@ const (
 	tcVarConfigIcmpRate             = "config_icmp_rate"
 	tcVarConfigKeepFlows            = "config_keep_flows"
 	tcVarConfigLeaveKernelSockets   = "config_leave_kernel_sockets"
+	tcVarConfigLeaveTagged          = "config_leave_tagged"
 	tcVarConfigLeaveUnknown         = "config_leave_unknown"
 	tcVarConfigMasqueradeAll        = "config_masquerade_all"
 	tcVarConfigMasqueradeLocal      = "config_masquerade_local"
@@ -173,6 +175,7 @@ type tcMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type tcVariableSpecs struct {
 	ConfigClusterIpOutside     *ebpf.VariableSpec `ebpf:"config_cluster_ip_outside"`
+	ConfigConntrack            *ebpf.VariableSpec `ebpf:"config_conntrack"`
 	ConfigCutByLoopback        *ebpf.VariableSpec `ebpf:"config_cut_by_loopback"`
 	ConfigDetectLocal4         *ebpf.VariableSpec `ebpf:"config_detect_local4"`
 	ConfigDetectLocal6         *ebpf.VariableSpec `ebpf:"config_detect_local6"`
@@ -185,6 +188,7 @@ type tcVariableSpecs struct {
 	ConfigIcmpRate             *ebpf.VariableSpec `ebpf:"config_icmp_rate"`
 	ConfigKeepFlows            *ebpf.VariableSpec `ebpf:"config_keep_flows"`
 	ConfigLeaveKernelSockets   *ebpf.VariableSpec `ebpf:"config_leave_kernel_sockets"`
+	ConfigLeaveTagged          *ebpf.VariableSpec `ebpf:"config_leave_tagged"`
 	ConfigLeaveUnknown         *ebpf.VariableSpec `ebpf:"config_leave_unknown"`
 	ConfigMasqueradeAll        *ebpf.VariableSpec `ebpf:"config_masquerade_all"`
 	ConfigMasqueradeLocal      *ebpf.VariableSpec `ebpf:"config_masquerade_local"`
@@ -302,6 +306,7 @@ func (m *tcMaps) Close() error {
 // It can be passed to loadTcObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tcVariables struct {
 	ConfigClusterIpOutside     *ebpf.Variable `ebpf:"config_cluster_ip_outside"`
+	ConfigConntrack            *ebpf.Variable `ebpf:"config_conntrack"`
 	ConfigCutByLoopback        *ebpf.Variable `ebpf:"config_cut_by_loopback"`
 	ConfigDetectLocal4         *ebpf.Variable `ebpf:"config_detect_local4"`
 	ConfigDetectLocal6         *ebpf.Variable `ebpf:"config_detect_local6"`
@@ -314,6 +319,7 @@ type tcVariables struct {
 	ConfigIcmpRate             *ebpf.Variable `ebpf:"config_icmp_rate"`
 	ConfigKeepFlows            *ebpf.Variable `ebpf:"config_keep_flows"`
 	ConfigLeaveKernelSockets   *ebpf.Variable `ebpf:"config_leave_kernel_sockets"`
+	ConfigLeaveTagged          *ebpf.Variable `ebpf:"config_leave_tagged"`
 	ConfigLeaveUnknown         *ebpf.Variable `ebpf:"config_leave_unknown"`
 	ConfigMasqueradeAll        *ebpf.Variable `ebpf:"config_masquerade_all"`
 	ConfigMasqueradeLocal      *ebpf.Variable `ebpf:"config_masquerade_local"`

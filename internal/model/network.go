@@ -29,6 +29,9 @@ type Device struct {
 	// Master is the index of the bridge, bond or VRF that it belongs to; 0 for
 	// none.
 	Master int
+	// Parent is the index of the device whose VLAN it is, which carries its
+	// packets with a tag; 0 for none.
+	Parent int
 	// Addresses are its own, those of the widest scope first, in the kernel's
 	// order otherwise: the first of a family is the one to send from.
 	Addresses []netip.Addr

@@ -56,6 +56,7 @@ const (
 	tablesProgMakePreallocated          = "make_preallocated"
 	tablesProgNothing                   = "nothing"
 	tablesVarConfigClusterIpOutside     = "config_cluster_ip_outside"
+	tablesVarConfigConntrack            = "config_conntrack"
 	tablesVarConfigCutByLoopback        = "config_cut_by_loopback"
 	tablesVarConfigDetectLocal4         = "config_detect_local4"
 	tablesVarConfigDetectLocal6         = "config_detect_local6"
@@ -68,6 +69,7 @@ const (
 	tablesVarConfigIcmpRate             = "config_icmp_rate"
 	tablesVarConfigKeepFlows            = "config_keep_flows"
 	tablesVarConfigLeaveKernelSockets   = "config_leave_kernel_sockets"
+	tablesVarConfigLeaveTagged          = "config_leave_tagged"
 	tablesVarConfigLeaveUnknown         = "config_leave_unknown"
 	tablesVarConfigMasqueradeAll        = "config_masquerade_all"
 	tablesVarConfigMasqueradeLocal      = "config_masquerade_local"
@@ -188,6 +190,7 @@ type tablesMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type tablesVariableSpecs struct {
 	ConfigClusterIpOutside     *ebpf.VariableSpec `ebpf:"config_cluster_ip_outside"`
+	ConfigConntrack            *ebpf.VariableSpec `ebpf:"config_conntrack"`
 	ConfigCutByLoopback        *ebpf.VariableSpec `ebpf:"config_cut_by_loopback"`
 	ConfigDetectLocal4         *ebpf.VariableSpec `ebpf:"config_detect_local4"`
 	ConfigDetectLocal6         *ebpf.VariableSpec `ebpf:"config_detect_local6"`
@@ -200,6 +203,7 @@ type tablesVariableSpecs struct {
 	ConfigIcmpRate             *ebpf.VariableSpec `ebpf:"config_icmp_rate"`
 	ConfigKeepFlows            *ebpf.VariableSpec `ebpf:"config_keep_flows"`
 	ConfigLeaveKernelSockets   *ebpf.VariableSpec `ebpf:"config_leave_kernel_sockets"`
+	ConfigLeaveTagged          *ebpf.VariableSpec `ebpf:"config_leave_tagged"`
 	ConfigLeaveUnknown         *ebpf.VariableSpec `ebpf:"config_leave_unknown"`
 	ConfigMasqueradeAll        *ebpf.VariableSpec `ebpf:"config_masquerade_all"`
 	ConfigMasqueradeLocal      *ebpf.VariableSpec `ebpf:"config_masquerade_local"`
@@ -318,6 +322,7 @@ func (m *tablesMaps) Close() error {
 // It can be passed to loadTablesObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tablesVariables struct {
 	ConfigClusterIpOutside     *ebpf.Variable `ebpf:"config_cluster_ip_outside"`
+	ConfigConntrack            *ebpf.Variable `ebpf:"config_conntrack"`
 	ConfigCutByLoopback        *ebpf.Variable `ebpf:"config_cut_by_loopback"`
 	ConfigDetectLocal4         *ebpf.Variable `ebpf:"config_detect_local4"`
 	ConfigDetectLocal6         *ebpf.Variable `ebpf:"config_detect_local6"`
@@ -330,6 +335,7 @@ type tablesVariables struct {
 	ConfigIcmpRate             *ebpf.Variable `ebpf:"config_icmp_rate"`
 	ConfigKeepFlows            *ebpf.Variable `ebpf:"config_keep_flows"`
 	ConfigLeaveKernelSockets   *ebpf.Variable `ebpf:"config_leave_kernel_sockets"`
+	ConfigLeaveTagged          *ebpf.Variable `ebpf:"config_leave_tagged"`
 	ConfigLeaveUnknown         *ebpf.Variable `ebpf:"config_leave_unknown"`
 	ConfigMasqueradeAll        *ebpf.Variable `ebpf:"config_masquerade_all"`
 	ConfigMasqueradeLocal      *ebpf.Variable `ebpf:"config_masquerade_local"`

@@ -198,3 +198,25 @@ func TestOneProcessOfTheNodeReachesAnother(t *testing.T) {
 		}
 	}
 }
+
+// What has a VLAN tag is for the VLAN's own device, whose routes may be others,
+// where there is one; else the tag is in nobody's way.
+func TestTaggedPacketsOfAVLANWithADevice(t *testing.T) {
+	for _, leave := range []bool{false, true} {
+		for _, s := range sides {
+			w := newWorld(t, datapath.PacketOptions{LeaveTagged: leave})
+			w.shop(s)
+			f := opening(TCP, port(s.client, 40000), port(s.vip, 80))
+			tagged := f
+			tagged.VLANs = []uint16{100}
+			if leave {
+				w.wantUntouched("tagged", w.in(tagged), w.frame(tagged).Bytes())
+			} else if got := w.read("tagged", w.in(tagged), pass); got.Dst != port(s.localPod, 8080) {
+				t.Errorf("tagged: went to %v", got.Dst)
+			}
+			if got := w.read("without a tag", w.in(f), pass); got.Dst != port(s.localPod, 8080) {
+				t.Errorf("without a tag: went to %v", got.Dst)
+			}
+		}
+	}
+}

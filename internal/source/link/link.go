@@ -160,6 +160,9 @@ func device(l netlink.Link, addrs []netlink.Addr) model.Device {
 		VRF:        l.Type() == "vrf",
 		Master:     a.MasterIndex,
 	}
+	if l.Type() == "vlan" {
+		d.Parent = a.ParentIndex
+	}
 	// Global scope before link scope: an address that nobody else can answer
 	// to is no address to send from (pains A36).
 	slices.SortStableFunc(addrs, func(x, y netlink.Addr) int { return cmp.Compare(x.Scope, y.Scope) })
@@ -176,6 +179,6 @@ func equal(a, b model.Network) bool {
 		same := slices.Equal(x.Addresses, y.Addresses)
 		x.Addresses, y.Addresses = nil, nil
 		return same && x.Index == y.Index && x.Name == y.Name && x.Up == y.Up && x.Loopback == y.Loopback &&
-			x.LinkHeader == y.LinkHeader && x.Bridge == y.Bridge && x.VRF == y.VRF && x.Master == y.Master
+			x.LinkHeader == y.LinkHeader && x.Bridge == y.Bridge && x.VRF == y.VRF && x.Master == y.Master && x.Parent == y.Parent
 	})
 }
