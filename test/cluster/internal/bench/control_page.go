@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"time"
 )
 
 // ControlReport is a run against an API server that is not real, as far as it
@@ -37,13 +36,14 @@ func (r ControlReport) writeStarts(w io.Writer) {
 	fmt.Fprintf(w, `
 ### A start, API server not real
 
-An API server that has nothing behind it, a client pod and the proxy share a node made of namespaces, and the
-machine's CPUs; the servers are on another. Each Service has %d endpoints, all of which answer; "1" is the %d Services alone that are connected to. Time is from the start of the proxy's process, on
-a node without rules, to the first connection through a Service (the client tries three all the time), and through the last of
-a sample of at most %d, which it tries one after the other. CPU and memory are the agent's when the last one has
-answered and the proxy has told of a full sync; kube-proxy's CPU has that of the commands it runs, its memory has not, and what rules and maps take in the
-kernel is in neither. A full sync is a pass over all Services, by the proxy's own metric. Load is the machine's load
-average just before, what this benchmark did before included.
+An API server that has nothing behind it, a client pod and the proxy share a node made of namespaces, and the machine's
+CPUs; the servers are on another. Each Service has %d endpoints, all of which answer; "1" is the %d Services alone that
+are connected to. Time is from the start of the proxy's process, on a node without rules, to the first connection
+through a Service (the client tries three all the time), and through the last of a sample of at most %d, which it
+tries one after the other. CPU and memory are the agent's when the last one has answered and the proxy has told of a
+full sync, which is a pass over all Services, by its own metric; kube-proxy's CPU has that of the commands it runs, its
+memory has not. What rules take in the kernel is in neither; Beeline's tables are in its memory. Load is the
+machine's load average just before, what this benchmark did before included.
 
 `, o.Endpoints, len(measured()), probed)
 	fmt.Fprintln(w, "| Services | proxy | first | last | CPU | full sync | memory | most | load |")
@@ -57,8 +57,8 @@ average just before, what this benchmark did before included.
 		if s.Resident == 0 {
 			last = "not in " + o.CellBudget.String()
 		}
-		fmt.Fprintf(w, "| %s | %s | %.2f s | %s | %.2f s | %s | %d MiB | %d MiB | %s |\n", thousands(c.Services), proxyTitle(c.Proxy),
-			s.First.Seconds(), last, s.CPU.Seconds(), s.FullSync.Round(100*time.Microsecond), s.Resident>>20, s.Peak>>20, c.Load)
+		fmt.Fprintf(w, "| %s | %s | %.2f s | %s | %.2f s | %.2f s | %d MiB | %d MiB | %s |\n", thousands(c.Services), proxyTitle(c.Proxy),
+			s.First.Seconds(), last, s.CPU.Seconds(), s.FullSync.Seconds(), s.Resident>>20, s.Peak>>20, c.Load)
 	}
 }
 
@@ -66,10 +66,10 @@ func (r ControlReport) writeChanges(w io.Writer) {
 	fmt.Fprintf(w, `
 ### A change, API server not real
 
-From the moment at which the API server has a changed EndpointSlice to the end of the first new connection that reaches the new
-endpoint, while %d other EndpointSlices change a second (where there are others), for %s. With fewer than 100
-changes p99 is the slowest. kube-proxy runs with its defaults, of which minSyncPeriod, 1 s, is most of its time where
-there are few Services.
+From the moment at which the API server has a changed EndpointSlice to the end of the first new connection that reaches
+the new endpoint, while %d other EndpointSlices change a second (where there are others), for %s. With fewer
+than 100 changes p99 is the slowest. kube-proxy runs with its defaults, of which minSyncPeriod, 1 s, is most of its
+time where there are few Services.
 
 `, r.Options.ChangesPerSecond, r.Options.Churn)
 	rows := make([]churnRow, len(r.Cells))
