@@ -155,6 +155,7 @@ change, and what that costs the agent. Writes ` + performancePage + `.`,
 	flags.IntVar(&o.Endpoints, "endpoints", 10, "endpoints of each Service")
 	flags.StringSliceVar(&proxies, "proxies",
 		[]string{string(cluster.Beeline), string(cluster.KubeProxyNFTables), string(cluster.KubeProxyIPTables)}, "who is measured")
+	flags.IntVar(&o.Starts, "starts", 5, "how often each proxy starts where there are few Services")
 	flags.DurationVar(&o.Churn, "churn", 15*time.Second, "how long EndpointSlices change")
 	flags.IntVar(&o.ChangesPerSecond, "changes", 100, "how many of them change a second")
 	flags.DurationVar(&o.CellBudget, "cell-budget", 4*time.Minute, "the longest a start may take, or a change until it is seen")
@@ -195,6 +196,35 @@ func (r *runner) benchControlPlane(ctx context.Context, o bench.ControlOptions, 
 	})
 	fmt.Println(report.Section())
 	return err
+}
+
+func (r *runner) newBenchPage() *cobra.Command {
+	return &cobra.Command{
+		Use: "bench-page", Short: "Write " + performancePage + " again from the figures in " + figuresDir, Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if _, err := r.openTree(); err != nil {
+				return err
+			}
+			path := filepath.Join(r.tree, performancePage)
+			page, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			text := string(page)
+			for _, part := range []bench.Part{bench.ClusterPart, bench.ControlPlanePart} {
+				figures, err := os.ReadFile(filepath.Join(r.tree, figuresDir, string(part)+".json"))
+				if errors.Is(err, os.ErrNotExist) {
+					continue // not measured yet
+				}
+				section, err2 := part.Section(figures)
+				if err := errors.Join(err, err2); err != nil {
+					return err
+				}
+				text = part.Replace(text, section)
+			}
+			return os.WriteFile(path, []byte(text), 0o644)
+		},
+	}
 }
 
 // benchCommand is how to do a run again.

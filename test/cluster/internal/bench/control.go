@@ -23,6 +23,10 @@ type ControlOptions struct {
 	Endpoints int
 	// Proxies take turns at every size.
 	Proxies []cluster.Proxy
+	// Starts is how often each proxy starts where there are few Services, the
+	// proxies in turn: such a start is short, and what else the machine does is
+	// much of it.
+	Starts int
 	// Churn is for how long EndpointSlices change, and ChangesPerSecond how
 	// many of them.
 	Churn            time.Duration
@@ -38,8 +42,11 @@ type ControlOptions struct {
 type ControlCell struct {
 	Services int
 	Proxy    string
-	Start    ControlStart
-	Churn    Churn
+	// Start is the last one, after which Churn was measured; Before are those
+	// before.
+	Start  ControlStart
+	Before []ControlStart
+	Churn  Churn
 	// Load is the machine's load average just before.
 	Load string
 	// Failed says why some of it is missing; empty if nothing is.
@@ -82,15 +89,16 @@ func RunControlPlane(ctx context.Context, programs *kit.Programs, o ControlOptio
 	c := &control{ControlOptions: o, programs: programs, objects: objects, log: log}
 	end := time.Now().Add(o.Budget)
 	for _, services := range o.Services {
+		objects.grow(services)
+		before := c.starts(ctx, services, end)
 		for _, proxy := range o.Proxies {
-			cell := ControlCell{Services: services, Proxy: string(proxy), Load: LoadAverage()}
+			cell := ControlCell{Services: services, Proxy: string(proxy), Before: before[proxy], Load: LoadAverage()}
 			switch {
 			case ctx.Err() != nil:
 				return ctx.Err()
 			case time.Now().After(end):
 				cell.Failed = "not measured: the time was up"
 			default:
-				objects.grow(services)
 				if err := c.cell(ctx, proxy, &cell); err != nil {
 					cell.Failed = err.Error()
 				}
@@ -104,8 +112,41 @@ func RunControlPlane(ctx context.Context, programs *kit.Programs, o ControlOptio
 	return nil
 }
 
+// fewServices is the size up to which starts are repeated.
+const fewServices = 1000
+
+// starts measures starts of every proxy in turn; the last one of each is left to
+// its cell. One that fails is left out: the cell's will, too, and says why.
+func (c *control) starts(ctx context.Context, services int, end time.Time) map[cluster.Proxy][]ControlStart {
+	all := map[cluster.Proxy][]ControlStart{}
+	for range c.Starts - 1 {
+		for _, p := range c.Proxies {
+			if services > fewServices || time.Now().After(end) || ctx.Err() != nil {
+				return all
+			}
+			var cell ControlCell
+			if err := c.inWorld(ctx, p, &cell, func(*controlWorld) error { return nil }); err != nil {
+				c.log.Warn("a start failed", "services", services, "proxy", p, "err", err)
+				continue
+			}
+			all[p] = append(all[p], cell.Start)
+		}
+	}
+	return all
+}
+
 // cell measures a proxy, from its start on a node without rules to its end.
-func (c *control) cell(ctx context.Context, p cluster.Proxy, cell *ControlCell) (err error) {
+func (c *control) cell(ctx context.Context, p cluster.Proxy, cell *ControlCell) error {
+	return c.inWorld(ctx, p, cell, func(w *controlWorld) error {
+		if err := c.churn(ctx, w, &cell.Churn); err != nil {
+			return fmt.Errorf("changes: %w%s", err, w.said())
+		}
+		return nil
+	})
+}
+
+// inWorld starts a proxy on a node without rules, goes on, and removes all.
+func (c *control) inWorld(ctx context.Context, p cluster.Proxy, cell *ControlCell, then func(*controlWorld) error) (err error) {
 	w, err := newControlWorld(c.Lab, c.programs, c.objects.api)
 	if err != nil {
 		return err
@@ -114,10 +155,7 @@ func (c *control) cell(ctx context.Context, p cluster.Proxy, cell *ControlCell) 
 	if err := c.start(ctx, w, p, &cell.Start); err != nil {
 		return fmt.Errorf("start: %w%s", err, w.said())
 	}
-	if err := c.churn(ctx, w, &cell.Churn); err != nil {
-		return fmt.Errorf("changes: %w%s", err, w.said())
-	}
-	return nil
+	return then(w)
 }
 
 // start runs the proxy while the client already tries to connect: to three

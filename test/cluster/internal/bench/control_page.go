@@ -3,9 +3,12 @@
 package bench
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"time"
 )
 
 // ControlReport is a run against an API server that is not real, as far as it
@@ -43,13 +46,14 @@ through a Service (the client tries three all the time), and through the last of
 tries one after the other. CPU and memory are the agent's when the last one has answered and the proxy has told of a
 full sync, which is a pass over all Services, by its own metric; kube-proxy's CPU has that of the commands it runs, its
 memory has not. What rules take in the kernel is in neither; Beeline's tables are in its memory. Load is the
-machine's load average just before, what this benchmark did before included.
+machine's load average just before, what this benchmark did before included. Up to %s Services, everybody starts %d
+times, in turn, and each figure is the median of its own.
 
-`, o.Endpoints, len(measured()), probed)
+`, o.Endpoints, len(measured()), probed, thousands(fewServices), max(o.Starts, 1))
 	fmt.Fprintln(w, "| Services | proxy | first | last | CPU | full sync | memory | most | load |")
 	fmt.Fprintln(w, "| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
 	for _, c := range r.Cells {
-		s := c.Start
+		s := c.start()
 		if s.First == 0 {
 			continue
 		}
@@ -60,6 +64,35 @@ machine's load average just before, what this benchmark did before included.
 		fmt.Fprintf(w, "| %s | %s | %.2f s | %s | %.2f s | %.2f s | %d MiB | %d MiB | %s |\n", thousands(c.Services), proxyTitle(c.Proxy),
 			s.First.Seconds(), last, s.CPU.Seconds(), s.FullSync.Seconds(), s.Resident>>20, s.Peak>>20, c.Load)
 	}
+}
+
+// start is the median of all starts, figure by figure; one that did not come to
+// its end is shown as it is.
+func (c ControlCell) start() ControlStart {
+	if c.Start.Resident == 0 {
+		return c.Start
+	}
+	all := append(slices.Clone(c.Before), c.Start)
+	return ControlStart{
+		Start: Start{
+			First: median(all, func(s ControlStart) time.Duration { return s.First }),
+			All:   median(all, func(s ControlStart) time.Duration { return s.All }),
+		},
+		Probed:   c.Start.Probed,
+		FullSync: median(all, func(s ControlStart) time.Duration { return s.FullSync }),
+		CPU:      median(all, func(s ControlStart) time.Duration { return s.CPU }),
+		Resident: median(all, func(s ControlStart) uint64 { return s.Resident }),
+		Peak:     median(all, func(s ControlStart) uint64 { return s.Peak }),
+	}
+}
+
+// median is that of a figure.
+func median[S any, T cmp.Ordered](all []S, figure func(S) T) T {
+	values := make([]T, len(all))
+	for i, s := range all {
+		values[i] = figure(s)
+	}
+	return quantile(values, 0.5)
 }
 
 func (r ControlReport) writeChanges(w io.Writer) {

@@ -39,7 +39,7 @@ func TestControlPlaneBenchmark(t *testing.T) {
 	err = RunControlPlane(ctx, programs, ControlOptions{
 		Services: []int{20}, Endpoints: 2, Lab: "cp" + strconv.Itoa(os.Getpid()),
 		Proxies: []cluster.Proxy{cluster.Beeline, cluster.KubeProxyNFTables, cluster.KubeProxyIPTables},
-		Churn:   time.Second, ChangesPerSecond: 20, CellBudget: 30 * time.Second, Budget: time.Minute,
+		Starts:  2, Churn: time.Second, ChangesPerSecond: 20, CellBudget: 30 * time.Second, Budget: time.Minute,
 	}, log, func(c ControlCell) error { cells = append(cells, c); return nil })
 	if err != nil {
 		t.Fatal(err)
@@ -49,6 +49,9 @@ func TestControlPlaneBenchmark(t *testing.T) {
 		proxies = append(proxies, c.Proxy)
 		if c.Failed != "" || c.Churn.Lost > 0 {
 			t.Errorf("%s: lost %d, %s", c.Proxy, c.Churn.Lost, c.Failed)
+		}
+		if len(c.Before) != 1 || c.Before[0].First <= 0 || c.Before[0].FullSync <= 0 {
+			t.Errorf("%s: starts before the last: %+v", c.Proxy, c.Before)
 		}
 		if s := c.Start; s.First <= 0 || s.All < s.First || s.Probed != 19 || s.CPU <= 0 || s.FullSync <= 0 || s.Resident == 0 || s.Peak < s.Resident {
 			t.Errorf("%s: start %+v", c.Proxy, s)

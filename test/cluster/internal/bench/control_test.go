@@ -26,6 +26,10 @@ func TestControlSectionSaysWhatIsMissing(t *testing.T) {
 					Start: Start{First: 300 * time.Millisecond, All: 310 * time.Millisecond}, Probed: 4,
 					CPU: 250 * time.Millisecond, FullSync: 120 * time.Millisecond, Resident: 50 << 20, Peak: 60 << 20,
 				},
+				Before: []ControlStart{ // the medians are those above
+					{Start: Start{First: time.Second, All: time.Second}, CPU: time.Second, FullSync: time.Second, Resident: 90 << 20, Peak: 90 << 20},
+					{Start: Start{First: 1, All: 1}, CPU: 1, FullSync: 1, Resident: 1, Peak: 1},
+				},
 				Churn: Churn{Seen: []time.Duration{2 * time.Millisecond, 3 * time.Millisecond}, CPU: 0.015, Resident: 50 << 20, Peak: 60 << 20},
 			},
 			{

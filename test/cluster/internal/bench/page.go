@@ -3,6 +3,7 @@
 package bench
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -30,6 +31,18 @@ const (
 	ClusterPart      Part = "bench-cluster"
 	ControlPlanePart Part = "bench-control-plane"
 )
+
+// Section is what the part shows of figures as they are kept.
+func (p Part) Section(figures []byte) (string, error) {
+	var report interface{ Section() string } = &ControlReport{}
+	if p == ClusterPart {
+		report = &Report{}
+	}
+	if err := json.Unmarshal(figures, report); err != nil {
+		return "", fmt.Errorf("figures of make %s: %w", p, err)
+	}
+	return report.Section(), nil
+}
 
 // Replace puts the section in place of the page's, or at its end.
 func (p Part) Replace(page, section string) string {

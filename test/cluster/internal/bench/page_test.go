@@ -3,6 +3,8 @@
 package bench
 
 import (
+	"errors"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -24,6 +26,31 @@ func TestReplaceKeepsWhatAPersonWrote(t *testing.T) {
 	both := ControlPlanePart.Replace(twice, "three\n")
 	if !strings.HasPrefix(both, twice) || !strings.Contains(both, "three") {
 		t.Errorf("another part:\n%s", both)
+	}
+}
+
+// The page shows the figures that are kept: `hack/cluster bench-page` writes it
+// again where this fails.
+func TestThePageShowsTheFigures(t *testing.T) {
+	page, err := os.ReadFile("../../../../docs/performance.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []Part{ClusterPart, ControlPlanePart} {
+		figures, err := os.ReadFile("../../figures/" + string(part) + ".json")
+		if errors.Is(err, os.ErrNotExist) {
+			continue // measured before figures were kept
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		section, err := part.Section(figures)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if part.Replace(string(page), section) != string(page) {
+			t.Errorf("docs/performance.md does not show the figures of make %s", part)
+		}
 	}
 }
 
