@@ -310,9 +310,9 @@ func matcher(r *http.Request) func(runtime.Object) bool {
 
 func (s *Server) list(w http.ResponseWriter, r *http.Request, resource, mediaType string, encoder runtime.Encoder) {
 	s.mu.Lock()
-	objects, version := s.matching(resource, matcher(r)), strconv.Itoa(s.version)
+	objects, meta := s.matching(resource, matcher(r)), metav1.ListMeta{ResourceVersion: strconv.Itoa(s.version)}
 	s.mu.Unlock()
-	meta := metav1.ListMeta{ResourceVersion: version}
+	objects, meta.Continue = page(objects, r)
 	var list runtime.Object
 	switch resource {
 	case "services":
@@ -353,9 +353,23 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request, resource, mediaTyp
 		list = l
 	}
 	w.Header().Set("Content-Type", mediaType)
-	if err := encoder.Encode(list, w); err != nil {
-		panic(err)
+	_ = encoder.Encode(list, w) // fails only if the client is gone
+}
+
+// page returns the part of a list that a request asks for, and where the next
+// one goes on.
+func page(objects []runtime.Object, r *http.Request) (part []runtime.Object, next string) {
+	limit, _ := strconv.Atoi(r.URL.Query().Get("limit"))
+	after := r.URL.Query().Get("continue")
+	if limit == 0 && after == "" {
+		return objects, ""
 	}
+	slices.SortFunc(objects, func(a, b runtime.Object) int { return strings.Compare(key(a), key(b)) })
+	objects = slices.DeleteFunc(objects, func(o runtime.Object) bool { return key(o) <= after })
+	if limit == 0 || len(objects) <= limit {
+		return objects, ""
+	}
+	return objects[:limit], key(objects[limit-1])
 }
 
 func (s *Server) matching(resource string, match func(runtime.Object) bool) []runtime.Object {
