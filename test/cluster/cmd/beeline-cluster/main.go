@@ -58,7 +58,7 @@ of a cluster has an uplink. Needs root.`,
 	root.PersistentFlags().StringVar(&r.cfg.Name, "name", "", "name of the cluster (default: main; that of the command for experiment, opt-out, conformance, bench, takeover and helm)")
 	root.PersistentPreRun = func(cmd *cobra.Command, _ []string) { r.nameCluster(cmd) }
 	root.AddCommand(r.newPrepare(), r.newUp(), r.newServe(), r.newDown(), r.newKubectl(), r.newNode(), r.newExperiment(), r.newOptOut(),
-		r.newConformance(), r.newConformancePage(), r.newBench(), r.newBenchControlPlane(), r.newTakeover(), r.newHelm())
+		r.newConformance(), r.newConformancePage(), r.newBench(), r.newBenchControlPlane(), r.newBenchPage(), r.newTakeover(), r.newHelm())
 	root.AddCommand(hiddenBoxCommands(log)...)
 	return root
 }
