@@ -36,13 +36,15 @@ func TestControlPlaneBenchmark(t *testing.T) {
 	var cells []ControlCell
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	err = RunControlPlane(ctx, programs, ControlOptions{
-		Services: []int{20}, Endpoints: 2, Lab: "cp" + strconv.Itoa(os.Getpid()),
-		Proxies: []cluster.Proxy{cluster.Beeline, cluster.KubeProxyNFTables, cluster.KubeProxyIPTables},
-		Starts:  2, Churn: time.Second, ChangesPerSecond: 20, CellBudget: 30 * time.Second, Budget: time.Minute,
-	}, log, func(c ControlCell) error { cells = append(cells, c); return nil })
-	if err != nil {
-		t.Fatal(err)
+	starts := map[string]int{"beeline": 2} // one proxy's do for how that is done
+	for _, p := range []cluster.Proxy{cluster.Beeline, cluster.KubeProxyNFTables, cluster.KubeProxyIPTables} {
+		err = RunControlPlane(ctx, programs, ControlOptions{
+			Services: []int{20}, Endpoints: 2, Lab: "cp" + strconv.Itoa(os.Getpid()), Proxies: []cluster.Proxy{p},
+			Starts: max(starts[string(p)], 1), Churn: time.Second, ChangesPerSecond: 20, CellBudget: 30 * time.Second, Budget: time.Minute,
+		}, log, func(c ControlCell) error { cells = append(cells, c); return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	var proxies []string
 	for _, c := range cells {
@@ -50,7 +52,7 @@ func TestControlPlaneBenchmark(t *testing.T) {
 		if c.Failed != "" || c.Churn.Lost > 0 {
 			t.Errorf("%s: lost %d, %s", c.Proxy, c.Churn.Lost, c.Failed)
 		}
-		if len(c.Before) != 1 || c.Before[0].First <= 0 || c.Before[0].FullSync <= 0 {
+		if len(c.Before) != max(starts[c.Proxy], 1)-1 || len(c.Before) > 0 && (c.Before[0].First <= 0 || c.Before[0].FullSync <= 0) {
 			t.Errorf("%s: starts before the last: %+v", c.Proxy, c.Before)
 		}
 		if s := c.Start; s.First <= 0 || s.All < s.First || s.Probed != 19 || s.CPU <= 0 || s.FullSync <= 0 || s.Resident == 0 || s.Peak < s.Resident {
