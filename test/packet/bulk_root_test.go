@@ -29,7 +29,7 @@ var bulk = flag.Int64("bulk", 16, "MiB to send through each path")
 func TestBulkTransfer(t *testing.T) {
 	for _, p := range []struct {
 		name   string
-		narrow bool // the client's link takes less than the pods'
+		narrow bool // the way to the client takes less than the pods' devices
 		from   func(*wired) *lab.Namespace
 		to     func(w *wired, s side, node2 netip.Addr) netip.AddrPort
 	}{
@@ -39,7 +39,7 @@ func TestBulkTransfer(t *testing.T) {
 		{"a client to another node's pod", false, outsider, func(w *wired, s side, _ netip.Addr) netip.AddrPort {
 			return w.nodePortService(s, TCP, 0, &endpoint{at: port(s.remotePod, podPort)})
 		}},
-		{"a client to another node's pod, over a narrow link", true, outsider, func(w *wired, s side, _ netip.Addr) netip.AddrPort {
+		{"a client to another node's pod, over a narrow way", true, outsider, func(w *wired, s side, _ netip.Addr) netip.AddrPort {
 			return w.nodePortService(s, TCP, 0, &endpoint{at: port(s.remotePod, podPort)})
 		}},
 		{"a client to a process of this node", false, outsider, func(w *wired, s side, _ netip.Addr) netip.AddrPort {
@@ -57,10 +57,10 @@ func TestBulkTransfer(t *testing.T) {
 	} {
 		t.Run(p.name, func(t *testing.T) {
 			w := newWired(t, datapath.PacketOptions{})
-			if p.narrow {
-				check(t, w.router.Do(func() error { return setMTU("client", 1400) }))
-			}
 			for _, s := range wires {
+				if p.narrow {
+					check(t, w.router.Do(func() error { return narrowRoute(s.client, "client", netip.Addr{}) }))
+				}
 				w.put(abi.MapEgressAddrs, abi.NewEgressKey(w.index("pod"), s.family == 6), abi.Addr(s.podGateway))
 				w.localAddr(s.podGateway, abi.LocalAddrHere)
 				w.serve(w.node1, s.node)
