@@ -138,8 +138,10 @@ static __always_inline int handle(ctx_t *ctx, struct packet *pkt,
 			return icmp_error(ctx, pkt, hook);
 		if (!icmp_is_echo(pkt))
 			return pass();
-		if (hook == HOOK_EGRESS && is_unassigned(pkt, parsed) &&
-		    !is_claimed(pkt, parsed))
+		/* The node's own ping goes on: its process would be told that
+		 * the device has no room. */
+		if (hook == HOOK_EGRESS && ctx->ingress_ifindex &&
+		    is_unassigned(pkt, parsed) && !is_claimed(pkt, parsed))
 			return drop(COUNTER_UNASSIGNED);
 		return icmp_echo(ctx, pkt, hook);
 	case PARSED_FRAGMENT:

@@ -53,6 +53,7 @@ func TestA38UnassignedServiceAddress(t *testing.T) {
 			ping.Proto, ping.ICMPType = ICMPv6, 128
 		}
 		w.wantUntouched("ping", w.in(ping), w.frame(ping).Bytes())
+		w.wantUntouched("the node's own ping", w.sent(ping), w.frame(ping).Bytes())
 		w.wantDrop("ping that leaves", w.out(ping), "unassigned_cluster_ip")
 
 		// An address of the node's own in that range is the node's.
