@@ -50,6 +50,10 @@ var ErrNobody = errors.New("no agent answers")
 // headerTimeout is how long somebody may take to ask.
 const headerTimeout = 20 * time.Second
 
+// patience is how long an agent may take to answer who sets no limit: one that
+// is stopped, or hangs, still has its socket.
+const patience = 20 * time.Second
+
 // Serve answers on the socket of a name that begins with "@", until ctx ends.
 // Each question is answered in a goroutine of its own.
 func Serve(ctx context.Context, name string, answers http.Handler) error {
@@ -67,8 +71,14 @@ func Serve(ctx context.Context, name string, answers http.Handler) error {
 }
 
 // Get asks the agent on a socket, and reads its answer into the value that `into`
-// points to. ErrNobody: there is none.
+// points to. ErrNobody: there is none. One that does not answer is given up after
+// a while.
 func Get(ctx context.Context, name, path string, q url.Values, into any) error {
+	if _, limited := ctx.Deadline(); !limited {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, patience)
+		defer cancel()
+	}
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", name)
 	}

@@ -75,6 +75,23 @@ func TestAQuestionIsAnswered(t *testing.T) {
 	}
 }
 
+// An agent that is stopped still has its socket: who asks goes on in time.
+func TestAnAgentThatHangsIsGivenUp(t *testing.T) {
+	lab.RequireRoot(t)
+	name := fmt.Sprintf("@beeline-test-hangs-%d", os.Getpid())
+	l, err := net.Listen("unix", name) // and nobody accepts
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	var said string
+	if err := Get(ctx, name, "/words", nil, &said); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%q, %v; want that it took too long", said, err)
+	}
+}
+
 // Anybody but root is hung up on before a word.
 func TestOnlyRootIsAnswered(t *testing.T) {
 	name, _ := serve(t)

@@ -64,7 +64,7 @@ would compute are not there yet. Ends with Ctrl-C, after --count packets or afte
 		Example: `  beeline capture svc/default/web
   beeline capture svc/default/web:http -w web.pcap -c 100
   beeline capture --address 203.0.113.7 --reason no_backend
-  kubectl -n kube-system exec ds/beeline -- beeline capture svc/default/web -w - | wireshark -k -i -`,
+  kubectl -n kube-system exec ds/beeline -- beeline capture svc/default/web --for 1m -w - | wireshark -k -i -`,
 		Args: maxArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return t.run(cmd, g, args) },
 

@@ -86,12 +86,18 @@ take most backends from many Services at once, the agent tells.`,
 	return cmd
 }
 
+// heldPatience is how long an agent may take: what the kernel says is worth
+// telling without it.
+const heldPatience = 5 * time.Second
+
 // askHeld asks the agent what it holds; nil if there is none.
 func askHeld(ctx context.Context, pins datapath.Pins) (*agentsocket.Held, error) {
 	name, err := pins.SocketName()
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, heldPatience)
+	defer cancel()
 	var held *agentsocket.Held
 	err = agentsocket.Get(ctx, name, agentsocket.HeldPath, nil, &held)
 	if errors.Is(err, agentsocket.ErrNobody) {

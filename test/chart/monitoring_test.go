@@ -93,7 +93,8 @@ func TestDashboardIsThatOfTheFile(t *testing.T) {
 }
 
 // What Prometheus is told to fetch is there: the port has a name, and metrics are
-// served on the node's address.
+// served on the node's address, which may be of either family and so has no port behind
+// it.
 func TestPodMonitorFindsTheMetrics(t *testing.T) {
 	all, rest := ofTheOperator(t, mustRender(t, allMonitoring))
 	var spec struct {
@@ -117,7 +118,7 @@ func TestPodMonitorFindsTheMetrics(t *testing.T) {
 	named := func(p corev1.ContainerPort) bool {
 		return p.Name == spec.PodMetricsEndpoints[0].Port && p.ContainerPort == 10249
 	}
-	if !slices.ContainsFunc(agent.Ports, named) || !slices.Contains(agent.Args, "--metrics-bind-address=$(NODE_IP):10249") ||
+	if !slices.ContainsFunc(agent.Ports, named) || !slices.Contains(agent.Args, "--metrics-bind-address=$(NODE_IP)") ||
 		!slices.ContainsFunc(agent.Env, func(e corev1.EnvVar) bool { return e.Name == "NODE_IP" }) {
 		t.Errorf("ports %v, arguments %v, environment %v", agent.Ports, agent.Args, agent.Env)
 	}
