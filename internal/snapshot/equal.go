@@ -53,6 +53,6 @@ func equalNetwork(a, b *model.Network) bool {
 func equalDevice(a, b model.Device) bool {
 	return a.Index == b.Index && a.Name == b.Name &&
 		a.Up == b.Up && a.Loopback == b.Loopback && a.LinkHeader == b.LinkHeader &&
-		a.Bridge == b.Bridge && a.VRF == b.VRF && a.Master == b.Master &&
+		a.Bridge == b.Bridge && a.VRF == b.VRF && a.Master == b.Master && a.Parent == b.Parent &&
 		slices.Equal(a.Addresses, b.Addresses)
 }
