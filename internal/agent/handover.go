@@ -245,6 +245,7 @@ func (h *handover) count(seen *takeover.Seen, services []plan.Service) error {
 		if seen.Foreign, err = h.follow(seen.Running); err != nil {
 			return err
 		}
+		seen.Counted = true
 	}
 	if !h.packet.there() {
 		seen.Unserved = unserved(services)

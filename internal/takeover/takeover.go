@@ -82,8 +82,10 @@ type Seen struct {
 	How     string
 	// Covered: kube-proxy's rules have every ClusterIP that Beeline serves.
 	Covered bool
-	// Foreign is how many flows to Services netfilter translates.
+	// Foreign is how many flows to Services netfilter translates, if they were
+	// Counted: they are while the node is Sharing.
 	Foreign int
+	Counted bool
 	// Own is how many flows Beeline's packet path has.
 	Own int
 	// Datagrams: a UDP socket used a flow from before a rollback lately.
@@ -268,9 +270,12 @@ func (q question) sharing() (State, Action) {
 	if !q.seen.Rules {
 		running = q.seen.Running
 	}
+	counted := q.seen.Counted && q.Phase == Sharing
 	switch {
 	case q.request.Wish == Rollback:
 		return q.beginRollback(Sharing)
+	case !q.seen.Rules && !running && !counted:
+		return q.to(Sharing, left, "kube-proxy and its rules are gone; the flows that they began are not counted yet"), Nothing
 	case !q.seen.Rules && !running && left == 0:
 		return q.to(Alone, 0, "kube-proxy and its rules are gone"), Nothing
 	case running:
@@ -279,6 +284,9 @@ func (q question) sharing() (State, Action) {
 		return q.to(Sharing, left, "kube-proxy's rules stay (wish %q); flows that they began: %d", q.request.Wish, left), Nothing
 	case q.seen.Unserved != nil:
 		return q.to(Sharing, left, "kube-proxy's rules stay: %v", q.seen.Unserved), Nothing
+	case !counted:
+		// Also when it is late: somebody has to take new flows before the rules go.
+		return q.to(Sharing, left, "the flows that netfilter translates are not counted yet"), Nothing
 	case left > 0 && !q.late():
 		return q.to(Sharing, left, "waiting for the flows that netfilter translates to end: %d", left), Nothing
 	case !q.Stopped(q.now):

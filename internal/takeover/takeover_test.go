@@ -12,8 +12,9 @@ import (
 var noon = time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
 
 func TestNext(t *testing.T) {
-	running := Seen{Rules: true, Running: true, Covered: true}
-	stopped := Seen{Rules: true, Covered: true}
+	running := Seen{Rules: true, Running: true, Covered: true, Counted: true}
+	stopped := Seen{Rules: true, Covered: true, Counted: true}
+	uncounted := Seen{Rules: true, Covered: true}
 	with := func(s Seen, change func(*Seen)) Seen { change(&s); return s }
 	busy := func(s Seen) Seen { return with(s, func(s *Seen) { s.Foreign = 3 }) }
 	unknown := Seen{Unknown: errors.New("netlink")}
@@ -33,7 +34,15 @@ func TestNext(t *testing.T) {
 		{"starts beside rules", "", Request{Wish: Serve}, stopped, Sharing, Nothing, "rules stay"},
 		{"starts and waits", "", Request{Wish: Wait}, running, Waiting, Nothing, "beeline takeover"},
 		{"goes on waiting", Waiting, Request{Wish: Wait}, running, Waiting, Nothing, ""},
-		{"kube-proxy gone while waiting", Waiting, Request{Wish: Wait}, Seen{}, Alone, Nothing, ""},
+		{"kube-proxy gone while waiting", Waiting, Request{Wish: Wait}, Seen{}, Sharing, Nothing, "not counted yet"},
+		{"kube-proxy stopped while waiting", Waiting, Request{Wish: Takeover}, uncounted, Sharing, Nothing, "not counted yet"},
+		{"... and it is late", Waiting, Request{Takeover, past}, uncounted, Sharing, Nothing, "not counted yet"},
+		{"starts beside the rules of a stopped kube-proxy", "", Request{Wish: Takeover}, uncounted, Sharing, Nothing, "not counted yet"},
+		{"comes again beside them", Returned, Request{Wish: Takeover}, uncounted, Sharing, Nothing, "not counted yet"},
+		{"another mind, kube-proxy stopped", Returning, Request{Takeover, past}, uncounted, Sharing, Nothing, "not counted yet"},
+		{"agent restarts in the middle", Sharing, Request{Wish: Takeover}, uncounted, Sharing, Nothing, "not counted yet"},
+		{"agent restarts, rules gone", Sharing, Request{Wish: Takeover}, Seen{}, Sharing, Nothing, "not counted yet"},
+		{"a count of another phase", Waiting, Request{Wish: Takeover}, stopped, Sharing, Nothing, "not counted yet"},
 		{"takes over", Waiting, Request{Wish: Takeover}, running, Sharing, Nothing, "still runs"},
 		{"never waits again once it serves", Alone, Request{Wish: Wait}, running, Sharing, Nothing, ""},
 		{"kube-proxy still runs", Sharing, Request{Wish: Takeover}, busy(running), Sharing, Nothing, "3"},
@@ -45,8 +54,8 @@ func TestNext(t *testing.T) {
 		{"no flows left, but nobody asked", Sharing, Request{Wish: Serve}, stopped, Sharing, Nothing, "rules stay"},
 		{"legacy rules", Sharing, Request{Wish: Takeover}, with(stopped, func(s *Seen) { s.Irremovable = errors.New("legacy") }), Sharing, Nothing, "legacy"},
 		{"NodePorts would go", Sharing, Request{Takeover, past}, with(stopped, func(s *Seen) { s.Unserved = errors.New("NodePorts") }), Sharing, Nothing, "NodePorts"},
-		{"somebody else removed the rules", Sharing, Request{Wish: Serve}, Seen{}, Alone, Nothing, "gone"},
-		{"... while flows live", Sharing, Request{Wish: Serve}, busy(Seen{}), Sharing, Nothing, ""},
+		{"somebody else removed the rules", Sharing, Request{Wish: Serve}, Seen{Counted: true}, Alone, Nothing, "gone"},
+		{"... while flows live", Sharing, Request{Wish: Serve}, busy(Seen{Counted: true}), Sharing, Nothing, ""},
 		{"kube-proxy comes back", Alone, Request{Wish: Takeover}, running, Sharing, Nothing, "still runs"},
 
 		{"rollback without kube-proxy", Alone, Request{Wish: Rollback}, Seen{}, Alone, Nothing, "to be started"},
@@ -107,6 +116,7 @@ func TestDecidesLate(t *testing.T) {
 		{"waits", running, Request{Wish: Wait}, Waiting},
 		{"serves", running, Request{Wish: Serve}, Sharing},
 		{"kube-proxy came meanwhile, and is to serve", Seen{}, Request{Wish: Wait}, Waiting},
+		{"kube-proxy stopped meanwhile", running, Request{Wish: Takeover}, Sharing},
 		{"could not look at first", Seen{Unknown: errors.New("netlink")}, Request{Wish: Wait}, Waiting},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -131,16 +141,16 @@ func TestSettles(t *testing.T) {
 		s, a = Next(s, takeover, seen, noon.Add(at))
 		return a
 	}
-	step(Seen{Rules: true, Running: true}, 0)
-	step(Seen{Rules: true}, time.Second)
-	step(Seen{Rules: true, Running: true}, 8*time.Second)
-	if a := step(Seen{Rules: true}, 9*time.Second); a != Nothing {
+	step(Seen{Rules: true, Running: true, Counted: true}, 0)
+	step(Seen{Rules: true, Counted: true}, time.Second)
+	step(Seen{Rules: true, Running: true, Counted: true}, 8*time.Second)
+	if a := step(Seen{Rules: true, Counted: true}, 9*time.Second); a != Nothing {
 		t.Error("removed at once")
 	}
-	if a := step(Seen{Rules: true}, 18*time.Second); a != Nothing || s.Stopped(noon.Add(18*time.Second)) {
+	if a := step(Seen{Rules: true, Counted: true}, 18*time.Second); a != Nothing || s.Stopped(noon.Add(18*time.Second)) {
 		t.Error("removed after 9 s")
 	}
-	if a := step(Seen{Rules: true}, 19*time.Second); a != RemoveRules {
+	if a := step(Seen{Rules: true, Counted: true}, 19*time.Second); a != RemoveRules {
 		t.Errorf("10 s after kube-proxy was seen last: %+v", s)
 	}
 }
@@ -149,20 +159,20 @@ func TestSettles(t *testing.T) {
 func TestRulesComeBack(t *testing.T) {
 	takeover := Request{Wish: Takeover}
 	long := noon.Add(-time.Hour)
-	s, a := Next(State{Phase: Sharing, Gone: long}, takeover, Seen{Rules: true}, noon)
+	s, a := Next(State{Phase: Sharing, Gone: long}, takeover, Seen{Rules: true, Counted: true}, noon)
 	if a != RemoveRules {
 		t.Fatalf("%+v", s)
 	}
 	s, _ = Next(s, takeover, Seen{}, noon.Add(time.Second))
 	for _, at := range []time.Duration{2 * time.Second, time.Minute, 9 * time.Minute} {
-		if s, a = Next(s, takeover, Seen{Rules: true}, noon.Add(at)); s.Phase != Sharing || a != Nothing || !strings.Contains(s.Why, "came back") {
+		if s, a = Next(s, takeover, Seen{Rules: true, Counted: true}, noon.Add(at)); s.Phase != Sharing || a != Nothing || !strings.Contains(s.Why, "came back") {
 			t.Errorf("after %v: action %d, %+v", at, a, s)
 		}
 	}
 	if back, _ := Next(s, Request{Wish: Rollback}, Seen{Rules: true, Covered: true, Own: 1}, noon.Add(9*time.Minute)); back.Phase != Returning {
 		t.Errorf("rollback to it: %+v", back)
 	}
-	if again, a := Next(s, takeover, Seen{Rules: true}, noon.Add(11*time.Minute)); a != RemoveRules {
+	if again, a := Next(s, takeover, Seen{Rules: true, Counted: true}, noon.Add(11*time.Minute)); a != RemoveRules {
 		t.Errorf("it may have been stopped: %+v", again)
 	}
 }
