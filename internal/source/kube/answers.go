@@ -20,6 +20,9 @@ const (
 	// patience is how long a server may take to begin with an answer, if there
 	// are others. An API server gives up on a request after a minute.
 	patience = 30 * time.Second
+	// listPatience is how many times longer it may take for a list: an overloaded
+	// server is slow with large ones, and answers with 504 after a minute itself.
+	listPatience = 3
 )
 
 // answers looks at what servers say. One whose answers are errors of its own, or
@@ -33,14 +36,22 @@ type answers struct {
 // WrappedRoundTripper lets client-go look through.
 func (a *answers) WrappedRoundTripper() http.RoundTripper { return a.next }
 
-// RoundTrip implements http.RoundTripper.
+// RoundTrip implements http.RoundTripper. Only what is read counts: what is
+// written (Events) can fail because of somebody's admission webhook.
 func (a *answers) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Method != http.MethodGet {
+		return a.next.RoundTrip(r)
+	}
 	ctx, cancel := context.WithCancel(r.Context())
 	var conn atomic.Pointer[serverConn]
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) { conn.Store(serverOf(info.Conn)) },
 	})
-	late := time.AfterFunc(a.servers.patience, func() {
+	patience := a.servers.patience
+	if watch := r.URL.Query().Get("watch"); watch != "true" && watch != "1" {
+		patience *= listPatience
+	}
+	late := time.AfterFunc(patience, func() {
 		if a.servers.badAnswer(conn.Load(), failLimit) {
 			cancel()
 		}

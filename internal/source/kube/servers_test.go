@@ -311,6 +311,66 @@ func TestServersThatAreNotWell(t *testing.T) {
 	}
 }
 
+// A failing admission webhook says nothing about a server, and one that has much
+// to list may take its time.
+func TestServersThatAreWellEnough(t *testing.T) {
+	const wait = 200 * time.Millisecond
+	for _, c := range []struct {
+		name, method, query string
+		status              int
+		takes               time.Duration
+		avoided             bool
+	}{
+		{"an Event that a webhook fails", http.MethodPost, "", http.StatusInternalServerError, 0, false},
+		{"a patch that fails", http.MethodPatch, "", http.StatusInternalServerError, 0, false},
+		{"an Event that a webhook holds up", http.MethodPost, "", http.StatusCreated, 2 * wait, false},
+		{"a list that fails", http.MethodGet, "", http.StatusInternalServerError, 0, true},
+		{"a slow list", http.MethodGet, "", http.StatusOK, wait * 3 / 2, false},
+		{"a list that never comes", http.MethodGet, "", http.StatusOK, time.Minute, true},
+		{"a watch that does not begin", http.MethodGet, "watch=true", http.StatusOK, time.Minute, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				select {
+				case <-time.After(c.takes):
+				case <-r.Context().Done():
+				}
+				w.WriteHeader(c.status)
+			}))
+			t.Cleanup(server.Close)
+			addr := server.Listener.Addr().String()
+			s := dialled(t, true, []string{addr, "192.0.2.2:6443"}, nil)
+			s.patience = wait
+			transport := &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+				conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+				if err != nil {
+					return nil, err
+				}
+				return s.opened(conn, addr), nil
+			}}
+			t.Cleanup(transport.CloseIdleConnections)
+			for range failLimit {
+				r, err := http.NewRequestWithContext(t.Context(), c.method, server.URL+"/?"+c.query, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp, err := (&answers{s, transport}).RoundTrip(r)
+				if err == nil {
+					err = resp.Body.Close()
+				}
+				if err != nil && !c.avoided {
+					t.Fatal(err)
+				}
+			}
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if _, avoided := s.avoided[addr]; avoided != c.avoided {
+				t.Errorf("avoided: %t, want %t", avoided, c.avoided)
+			}
+		})
+	}
+}
+
 // Where there is no other server there is nothing to be gained.
 func TestTheOnlyServerIsNotLeftAlone(t *testing.T) {
 	const only = "192.0.2.1:6443"
