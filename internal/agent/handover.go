@@ -45,6 +45,10 @@ type handover struct {
 	setting   takeover.Wish
 	node      *string
 	kubeProxy kubeproxy.Detector
+	// translated asks netfilter for its flows.
+	translated func() ([]conntrack.Flow, error)
+	// rules: kube-proxy had rules when that was looked at last.
+	rules bool
 	// ran: this agent has seen kube-proxy run. ports are those that kube-proxy
 	// needs then; nil: nobody has any yet.
 	ran    bool
@@ -84,7 +88,8 @@ func newHandover(ctx context.Context, pins datapath.Pins, o Options) *handover {
 	log, theirs := o.Log, o.Config.KubeProxy
 	h := &handover{
 		log: log, pins: pins, setting: o.Config.Takeover, served: map[plan.FrontendKey]plan.Port{}, grew: time.Now(),
-		kubeProxy: kubeproxy.Detector{Metrics: []netip.AddrPort{theirs.Metrics}, Health: []netip.AddrPort{theirs.Health}},
+		translated: conntrack.Translated,
+		kubeProxy:  kubeproxy.Detector{Metrics: []netip.AddrPort{theirs.Metrics}, Health: []netip.AddrPort{theirs.Health}},
 	}
 	var err error
 	if h.traces, err = readTraces(pins); err != nil {
@@ -160,6 +165,7 @@ func (h *handover) look(ctx context.Context) (seen takeover.Seen) {
 		return takeover.Seen{Unknown: fmt.Errorf("kube-proxy's rules cannot be looked for: %w", err)}
 	}
 	seen.Rules, seen.Irremovable = there.Any(), there.Removable()
+	h.rules = seen.Rules
 	wish := h.request().Wish
 	if seen.Rules || h.state.Phase == "" || wish != takeover.Serve && wish != takeover.Takeover {
 		seen.How, seen.Running = h.kubeProxy.Running(ctx, there)
@@ -274,7 +280,7 @@ func (h *handover) apply(want datapath.Handover) error {
 		return nil
 	}
 	if want.KeepFlows {
-		if _, err := h.follow(true); err != nil {
+		if err := h.noteFlows(); err != nil {
 			return err
 		}
 	}
@@ -292,9 +298,21 @@ func (h *handover) apply(want datapath.Handover) error {
 	h.inForce = want
 	h.selfTest.off.Store(want.RefuseNew)
 	if want.KeepFlows {
-		_, err = h.follow(true)
+		return h.noteFlows()
 	}
-	return err
+	return nil
+}
+
+// noteFlows notes what netfilter has. That it cannot be told holds a takeover as
+// long as kube-proxy's rules serve. Who wants to be served at once, or has no
+// rules, is worse off with nobody who begins flows.
+func (h *handover) noteFlows() error {
+	_, err := h.follow(true)
+	if err == nil || h.rules && h.request().Wish != takeover.Serve {
+		return err
+	}
+	h.log.Warn("flows that netfilter translates are not known: serving without; UDP flows may change their backend", "err", err)
+	return nil
 }
 
 // begin is called around the first plans being written, from which on Beeline
@@ -327,7 +345,7 @@ func (h *handover) learn(services []plan.Service) {
 // how many flows to Services netfilter has. If no kube-proxy does, it ends UDP
 // flows whose backend is gone (kube-proxy: pkg/proxy/conntrack).
 func (h *handover) follow(kubeProxy bool) (int, error) {
-	flows, err := conntrack.Translated()
+	flows, err := h.translated()
 	if err != nil {
 		return 0, err
 	}

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"errors"
+	"log/slog"
+	"testing"
+
+	"github.com/beeline-net/beeline/internal/conntrack"
+	"github.com/beeline-net/beeline/internal/datapath"
+	"github.com/beeline-net/beeline/internal/takeover"
+)
+
+// A dump of nf_conntrack that fails must not leave a node on which nobody begins
+// flows: it holds a takeover only while kube-proxy's rules serve.
+func TestFlowsThatCannotBeCounted(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		wish  takeover.Wish
+		rules bool
+		holds bool
+	}{
+		{"serve beside stale rules", takeover.Serve, true, false},
+		{"serve", takeover.Serve, false, false},
+		{"takeover, the rules serve", takeover.Takeover, true, true},
+		{"takeover, nobody serves", takeover.Takeover, false, false},
+		{"waited, kube-proxy is gone", takeover.Wait, false, false},
+		{"back from a rollback, rules gone", takeover.Rollback, false, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := &handover{
+				log: slog.New(slog.DiscardHandler), pins: datapath.NewPins(t.TempDir()), setting: c.wish, node: new(string), rules: c.rules,
+				translated: func() ([]conntrack.Flow, error) { return nil, errors.New("no answer") },
+			}
+			if err := h.noteFlows(); (err != nil) != c.holds {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
