@@ -52,7 +52,8 @@ func newWorld(t testing.TB, config plan.Config) *world {
 	rec := reconcile.New(w.tables, reconcile.Options{Log: log, Now: time.Now, Wait: func(context.Context) error { return nil }})
 	t.Cleanup(rec.Close)
 	w.loop = &loop{
-		handover: &handover{},
+		// The machine that the tests run on is not looked at for a kube-proxy.
+		handover: &handover{looked: time.Now().Add(time.Hour)},
 		tables:   w.tables,
 		log:      log, store: w.store, planner: plan.New(config), config: config, reconcile: rec,
 		selfTest:   &selfTest{backend: netip.MustParseAddrPort("127.0.0.1:9")}, // nobody connects
