@@ -164,8 +164,7 @@ static __always_inline bool flow_reply_free(const struct flow_tuple *reply,
 {
 	struct flow_place old;
 
-	return !flow_find(reply, &old) || flow_expired(old.flow, now) ||
-	       flow_ending(old.flow);
+	return !flow_find(reply, &old) || flow_yields(old.flow, now);
 }
 
 #define FLOW_NO_ROOM 2
@@ -189,9 +188,8 @@ __noinline int flow_reserve_reply(const struct flow_tuple *reply, __u32 index,
 		return 0;
 	hash = flow_hash(reply);
 	if (flow_tuple_taken(reply, hash, index)) {
-		/* What has expired or goes anyway is in nobody's way. */
-		if (!flow_find(reply, &old) ||
-		    (!flow_expired(old.flow, now) && !flow_ending(old.flow)) ||
+		/* What has expired or closed is in nobody's way. */
+		if (!flow_find(reply, &old) || !flow_yields(old.flow, now) ||
 		    !flow_end(&old) || flow_tuple_taken(reply, hash, index))
 			return 0;
 	}

@@ -78,6 +78,14 @@ static __always_inline bool flow_ending(const struct flow *flow)
 	return flow->flags & (FLOW_FINS | FLOW_RST);
 }
 
+/* Whether another flow may have its reply tuple. A FIN of one side, or a reset
+ * that nobody has checked, ends no connection: its data would go to another. */
+static __always_inline bool flow_yields(const struct flow *flow, __u64 now)
+{
+	return flow_expired(flow, now) ||
+	       (flow->flags & FLOW_FINS) == FLOW_FINS;
+}
+
 /* Takes note of a packet of the flow. */
 static __always_inline void flow_track(struct flow *flow, __u8 direction,
 				       __u8 signal, __u64 now)

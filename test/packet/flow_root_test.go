@@ -352,6 +352,58 @@ func TestA8SameClientPortThroughTwoFrontends(t *testing.T) {
 	})
 }
 
+// A8: a connection that one side has closed, or that saw a reset which may be
+// anybody's, keeps its place at the backend: another that would look alike gets
+// another port. One that is over gives it away.
+func TestA8HalfClosedConnectionKeepsItsReplyTuple(t *testing.T) {
+	tests := []struct {
+		name string
+		do   func(p *pair, f, seen Frame)
+		kept bool
+	}{
+		{"the client closed", func(p *pair, f, _ Frame) { p.in(flagged(f, FIN|ACK)) }, true},
+		{"the backend closed", func(p *pair, _, seen Frame) { p.out(flagged(answer(seen), FIN|ACK)) }, true},
+		{"a stray reset", func(p *pair, f, _ Frame) { p.in(flagged(f, RST)) }, true},
+		{"both closed", func(p *pair, f, seen Frame) {
+			p.in(flagged(f, FIN|ACK))
+			p.out(flagged(answer(seen), FIN|ACK))
+		}, false},
+		{"a reset long ago", func(p *pair, f, _ Frame) { p.in(flagged(f, RST)); p.age(2 * time.Hour) }, false},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			for _, s := range sides {
+				p := newPair(t, s, TCP)
+				p.service.frontends = append(p.service.frontends, port(s.vip, 81))
+				p.addService(p.service)
+				f := opening(TCP, p.client, p.vip)
+				seen := p.connect(f)
+				test.do(p, f, seen)
+				r := p.in(opening(TCP, p.client, port(s.vip, 81)))
+				if r.verdict != pass && r.verdict != redirect { // the latter with another source
+					t.Fatalf("IPv%d: another: verdict %d", s.family, r.verdict)
+				}
+				got, err := Read(r.bytes, false)
+				check(t, err)
+				if kept := got.Src != seen.Src; kept != test.kept {
+					t.Errorf("IPv%d: kept %v, want %v: the other one comes from %v", s.family, kept, test.kept, got.Src)
+				}
+				if !test.kept {
+					continue
+				}
+				if back := p.read("data", p.out(goesOn(answer(seen))), pass); back.Src != p.vip {
+					t.Errorf("IPv%d: the old one's data comes from %v", s.family, back.Src)
+				}
+			}
+		})
+	}
+}
+
+func flagged(f Frame, flags uint8) Frame {
+	f.Flags = flags
+	return f
+}
+
 // A9: the answer to a connection whose source port is a NodePort, because
 // somebody's masquerading left it alone, is no request to that NodePort. The
 // stack gets it, and resets it if it belongs to nobody.
