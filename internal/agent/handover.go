@@ -49,7 +49,7 @@ type handover struct {
 	translated func() ([]conntrack.Flow, error)
 	// rules: kube-proxy had rules when that was looked at last.
 	rules bool
-	// ran: this agent has seen kube-proxy run. ports are those that kube-proxy
+	// ran: kube-proxy was seen to run, by this agent or an earlier one. ports are those that kube-proxy
 	// needs then; nil: nobody has any yet.
 	ran    bool
 	ports  *ports
@@ -78,8 +78,9 @@ type handover struct {
 // remembered is what a handover leaves to the next agent.
 type remembered struct {
 	takeover.State
-	// Node is handover.node.
+	// Node is handover.node, Ran handover.ran.
 	Node *string `json:"node,omitempty"`
+	Ran  bool    `json:"ran,omitempty"`
 }
 
 // newHandover looks at the node before anything is attached. What its Node object
@@ -103,7 +104,7 @@ func newHandover(ctx context.Context, pins datapath.Pins, o Options) *handover {
 	if err != nil {
 		log.Warn("what became of an earlier takeover is not known", "err", err)
 	}
-	h.state, h.node = before.State, before.Node
+	h.state, h.node, h.ran = before.State, before.Node, before.Ran
 	if o.Config.Manifests != "" {
 		h.node = new(string) // there is no Node
 	}
@@ -462,11 +463,27 @@ func covered(services []plan.Service) (bool, error) {
 // enter goes over to a state, and note leaves it for the next agent.
 func (h *handover) enter(s takeover.State) {
 	h.state = s
-	h.ports.offer(h.ran && !s.Stopped(time.Now()), h.request().Wish == takeover.Rollback)
+	h.ports.offer(h.claims(time.Now()))
+}
+
+// claims says what kube-proxy has its ports for: see ports.offer.
+func (h *handover) claims(now time.Time) (runs, awaited, expected bool) {
+	wish := h.request().Wish
+	return h.ran && !h.state.Stopped(now), h.state.Awaited(wish, now), wish == takeover.Rollback
+}
+
+// watch keeps the ports right before anything was written: kube-proxy may come,
+// or not come. It decides nothing.
+func (h *handover) watch(ctx context.Context) {
+	if h.ports == nil || !h.due() {
+		return
+	}
+	s, _ := takeover.Next(h.state, takeover.Request{}, h.look(ctx), time.Now())
+	h.enter(s)
 }
 
 func (h *handover) note() {
-	text, err := json.Marshal(remembered{h.state, h.node})
+	text, err := json.Marshal(remembered{h.state, h.node, h.ran})
 	if err == nil {
 		err = h.pins.WriteNote(datapath.NoteState, text)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"testing"
+	"time"
 
 	"github.com/beeline-net/beeline/internal/conntrack"
 	"github.com/beeline-net/beeline/internal/datapath"
@@ -35,6 +36,40 @@ func TestFlowsThatCannotBeCounted(t *testing.T) {
 			}
 			if err := h.noteFlows(); (err != nil) != c.holds {
 				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+// Whose the ports are while nobody has seen a kube-proxy on a node that boots.
+func TestPortsOfAnAwaitedKubeProxy(t *testing.T) {
+	now := time.Now()
+	for _, c := range []struct {
+		name string
+		wish takeover.Wish // empty: the Node was not read
+		ran  bool
+		gone time.Duration
+		open bool
+	}{
+		{"waits", takeover.Wait, false, time.Second, false},
+		{"waited long enough", takeover.Wait, false, takeover.Settle, true},
+		{"the Node was not read", "", false, time.Second, false},
+		{"the Node was never read", "", false, takeover.Settle, true},
+		{"serves", takeover.Serve, false, time.Second, true},
+		{"serves, it ran before the agent restarted", takeover.Serve, true, time.Second, false},
+		{"serves, it was stopped before that", takeover.Serve, true, time.Minute, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := &handover{
+				pins: datapath.NewPins(t.TempDir()), setting: c.wish, ran: c.ran,
+				state: takeover.State{Phase: takeover.Alone, Gone: now.Add(-c.gone)},
+			}
+			if c.wish != "" {
+				h.node = new(string)
+			}
+			runs, awaited, _ := h.claims(now)
+			if open := !runs && !awaited; open != c.open {
+				t.Errorf("runs %t, awaited %t; open should be %t", runs, awaited, c.open)
 			}
 		})
 	}

@@ -103,6 +103,7 @@ func (l *loop) takeFlows(services []plan.Service) {
 // that the node was given back is an error.
 func (l *loop) handOver(ctx context.Context) error {
 	if !l.complete {
+		l.handover.watch(ctx)
 		return nil
 	}
 	l.handover.told(l.store.Node())

@@ -33,10 +33,10 @@ func newPorts(o Options, nodePorts *health.NodePorts) ports {
 	return p
 }
 
-// offer gives the ports to kube-proxy, or takes them. expected: it is about to be
-// started. The kubelet and load balancers ask for health, so that port is given up
+// offer gives the ports to kube-proxy, or takes them. awaited: it may come any
+// moment, expected: it is about to be started by somebody. The kubelet and load balancers ask for health, so that port is given up
 // only when kube-proxy is there and tries again to have it.
-func (p *ports) offer(runs, expected bool) {
+func (p *ports) offer(runs, awaited, expected bool) {
 	if p == nil {
 		return
 	}
@@ -45,6 +45,7 @@ func (p *ports) offer(runs, expected bool) {
 			"health", p.health != nil, "metrics", p.metrics != nil)
 	}
 	p.told = runs
+	runs = runs || awaited
 	if p.health != nil {
 		p.health.Set(!runs && !(expected && p.hardFail))
 	}

@@ -124,6 +124,12 @@ const Settle = 10 * time.Second
 // that put its rules back after Beeline had removed them.
 const believeBack = 10 * time.Minute
 
+// Awaited reports whether kube-proxy is not there, but is counted on: on a node
+// that boots it may be started after Beeline.
+func (s State) Awaited(w Wish, now time.Time) bool {
+	return (w == Wait || w == "") && !s.Gone.IsZero() && !s.Stopped(now)
+}
+
 // Stopped reports whether kube-proxy has been away for long enough.
 func (s State) Stopped(now time.Time) bool { return !s.Gone.IsZero() && now.Sub(s.Gone) >= Settle }
 
@@ -144,6 +150,9 @@ const (
 func Next(s State, r Request, seen Seen, now time.Time) (State, Action) {
 	if s.Undecided && r.Wish != "" {
 		s.Phase, s.Undecided = "", false // as if it started only now
+		if r.Wish == Wait {
+			s.Gone = time.Time{}
+		}
 	}
 	switch {
 	case seen.Unknown != nil:
@@ -228,6 +237,8 @@ func (q question) alone() (State, Action) {
 	switch {
 	case q.request.Wish == Rollback:
 		return q.beginRollback(Alone)
+	case !there && q.request.Wish == Wait && q.Phase == "" && !q.Stopped(q.now):
+		return q.awaited()
 	case !there:
 		q.Undecided = q.Undecided || q.request.Wish == ""
 		return q.to(Alone, 0, ""), Nothing
@@ -252,8 +263,14 @@ func (q question) beginRollback(stay Phase) (State, Action) {
 	return q.returning()
 }
 
+func (q question) awaited() (State, Action) {
+	return q.to(Waiting, 0, "kube-proxy is not there; waiting whether it comes"), Nothing
+}
+
 func (q question) waiting() (State, Action) {
 	switch {
+	case !q.seen.Rules && !q.seen.Running && q.request.Wish == Wait && !q.Stopped(q.now):
+		return q.awaited()
 	case !q.seen.Rules && !q.seen.Running:
 		return q.sharing()
 	case q.request.Wish == Wait:

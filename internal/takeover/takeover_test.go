@@ -132,6 +132,41 @@ func TestDecidesLate(t *testing.T) {
 	}
 }
 
+// On a node that boots kube-proxy may come after Beeline: who waits for it waits
+// a while, and takes neither flows nor ports.
+func TestWaitsForKubeProxyToCome(t *testing.T) {
+	wait := Request{Wish: Wait}
+	for _, c := range []struct {
+		name  string
+		first Request
+		since time.Duration // how long the Node could not be read
+	}{
+		{"the wish is known", wait, 0},
+		{"the Node is read late", Request{}, time.Minute},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			begin := noon.Add(c.since)
+			s, _ := Next(State{}, c.first, Seen{}, noon)
+			if !s.Awaited(c.first.Wish, noon.Add(9*time.Second)) || s.Awaited(Serve, noon) || s.Awaited(wait.Wish, noon.Add(Settle)) {
+				t.Errorf("awaited: %+v", s)
+			}
+			for at := range 10 {
+				s, _ = Next(s, wait, Seen{}, begin.Add(time.Duration(at)*time.Second))
+				if s.Phase != Waiting {
+					t.Fatalf("after %d s: %+v", at, s)
+				}
+			}
+			if came, _ := Next(s, wait, Seen{Running: true}, begin.Add(Settle)); came.Phase != Waiting || came.Awaited(Wait, begin.Add(Settle)) {
+				t.Errorf("it came: %+v", came)
+			}
+			s, _ = Next(s, wait, Seen{}, begin.Add(Settle))
+			if s, _ = Next(s, wait, Seen{Counted: true}, begin.Add(Settle+time.Second)); s.Phase != Alone {
+				t.Errorf("nobody came: %+v", s)
+			}
+		})
+	}
+}
+
 // A kube-proxy that is replaced by another version is not one that was stopped.
 func TestSettles(t *testing.T) {
 	takeover := Request{Wish: Takeover}
