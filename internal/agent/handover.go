@@ -22,7 +22,7 @@ import (
 	"github.com/beeline-net/beeline/internal/takeover"
 )
 
-// How often a handover is looked at: while one is under way, and otherwise.
+// How often a handover is looked at: while one is under way, and when it is quiet.
 const (
 	handoverPeriod = time.Second
 	alonePeriod    = 10 * time.Second
@@ -47,8 +47,9 @@ type handover struct {
 	kubeProxy kubeproxy.Detector
 	// translated asks netfilter for its flows.
 	translated func() ([]conntrack.Flow, error)
-	// rules: kube-proxy had rules when that was looked at last.
-	rules bool
+	// rules: kube-proxy had rules when that was looked at last; counted: this agent
+	// has counted netfilter's flows.
+	rules, counted bool
 	// ran: kube-proxy was seen to run, by this agent or an earlier one. ports are those that kube-proxy
 	// needs then; nil: nobody has any yet.
 	ran    bool
@@ -197,10 +198,22 @@ func (h *handover) decide(ctx context.Context, services []plan.Service) error {
 // due reports whether it is time to look again.
 func (h *handover) due() bool {
 	period := handoverPeriod
-	if h.state.Phase == takeover.Alone && h.request().Wish != takeover.Rollback {
+	if h.quiet(h.request().Wish, time.Now()) {
 		period = alonePeriod
 	}
 	return time.Since(h.looked) >= period
+}
+
+// quiet reports whether nothing is under way: the node is Beeline's, or all that
+// is left are rules that nobody uses and that are to stay.
+func (h *handover) quiet(wish takeover.Wish, now time.Time) bool {
+	switch h.state.Phase {
+	case takeover.Alone:
+		return wish != takeover.Rollback
+	case takeover.Sharing:
+		return wish == takeover.Serve && h.rules && h.counted && h.state.Flows == 0 && h.state.Stopped(now)
+	}
+	return false
 }
 
 // step goes on with the handover. plans returns those in force.
@@ -252,7 +265,7 @@ func (h *handover) count(seen *takeover.Seen, services []plan.Service) error {
 		if seen.Foreign, err = h.follow(seen.Running); err != nil {
 			return err
 		}
-		seen.Counted = true
+		seen.Counted, h.counted = true, true
 	}
 	if !h.packet.there() {
 		seen.Unserved = unserved(services)

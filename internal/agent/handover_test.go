@@ -74,3 +74,40 @@ func TestPortsOfAnAwaitedKubeProxy(t *testing.T) {
 		})
 	}
 }
+
+// Looking costs dumps of all rules and flows: every second only while something
+// is under way.
+func TestHowOftenItIsLookedAt(t *testing.T) {
+	now := time.Now()
+	const alone, sharing, uncounted = takeover.Alone, takeover.Sharing, "stale rules, the agent restarted"
+	for _, c := range []struct {
+		name  string
+		phase takeover.Phase
+		wish  takeover.Wish
+		rules bool
+		flows int
+		gone  time.Duration // zero: kube-proxy runs
+		quiet bool
+	}{
+		{"alone", alone, takeover.Serve, false, 0, time.Minute, true},
+		{"alone, rollback", alone, takeover.Rollback, false, 0, time.Minute, false},
+		{"stale rules", sharing, takeover.Serve, true, 0, time.Minute, true},
+		{uncounted, sharing, takeover.Serve, true, 0, time.Minute, false},
+		{"stale rules, flows", sharing, takeover.Serve, true, 1, time.Minute, false},
+		{"stale rules, to be removed", sharing, takeover.Takeover, true, 0, time.Minute, false},
+		{"rules just gone", sharing, takeover.Serve, false, 0, time.Minute, false},
+		{"kube-proxy just stopped", sharing, takeover.Serve, true, 0, time.Second, false},
+		{"kube-proxy runs", sharing, takeover.Serve, true, 0, 0, false},
+		{"waiting", takeover.Waiting, takeover.Wait, true, 0, 0, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := &handover{rules: c.rules, counted: c.name != uncounted, state: takeover.State{Phase: c.phase, Flows: c.flows}}
+			if c.gone > 0 {
+				h.state.Gone = now.Add(-c.gone)
+			}
+			if got := h.quiet(c.wish, now); got != c.quiet {
+				t.Errorf("quiet: %t", got)
+			}
+		})
+	}
+}
