@@ -17,6 +17,24 @@ enum way {
 	WAY_LOOPBACK, /* to the stack, by the loopback device */
 };
 
+#define JUMBO_HLEN 8
+
+/* Whether a hop-by-hop header says how long it all is, which is none of the
+ * segments' (BIG TCP): cutting takes it out. For what is to be cut. */
+static __always_inline bool has_jumbo_header(const ctx_t *ctx,
+					     const struct packet *pkt)
+{
+	__be16 len;
+
+	return pkt->family == 6 &&
+	       pkt->l4 - pkt->l3 >= sizeof(struct ipv6hdr) + JUMBO_HLEN &&
+	       ctx_load(ctx,
+			pkt->l3 +
+				__builtin_offsetof(struct ipv6hdr, payload_len),
+			&len, sizeof(len)) &&
+	       !len;
+}
+
 /* Length of the packet, or of the largest one that it will be cut into. */
 static __always_inline __u16 wire_len(const ctx_t *ctx,
 				      const struct packet *pkt)
@@ -29,6 +47,8 @@ static __always_inline __u16 wire_len(const ctx_t *ctx,
 	if (pkt->tuple.protocol == IPPROTO_TCP &&
 	    ctx_load(ctx, pkt->l4 + 12, &offset, sizeof(offset)))
 		header = (offset >> 4) * 4;
+	if (has_jumbo_header(ctx, pkt))
+		header -= JUMBO_HLEN;
 	return pkt->l4 - pkt->l3 + header + ctx->gso_size;
 }
 

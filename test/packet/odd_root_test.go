@@ -70,6 +70,46 @@ func TestLengthThatTheHeaderCannotSay(t *testing.T) {
 	}
 }
 
+// The header that says how long such a packet is, is none of its segments'.
+func TestJumboHeaderIsNotOnTheWay(t *testing.T) {
+	s := sides[1]
+	w := newWorld(t, datapath.PacketOptions{})
+	w.addService(&svc{
+		proto: TCP, frontends: []netip.AddrPort{port(s.vip, 80)}, flags: abi.FlagLoadBalancer,
+		endpoints: []*endpoint{{at: port(s.remotePod, 8080)}},
+	})
+	f := opening(TCP, port(s.client, 40000), port(s.vip, 80))
+	w.read("its first packet", w.in(f), redirect)
+	f = goesOn(f)
+	f.Payload = make([]byte, 2000)
+	jumbo := Extension{0, binary.BigEndian.AppendUint32([]byte{0xc2, 4}, 8+20+2000)}
+	for _, c := range []struct {
+		what    string
+		ext     []Extension
+		says0   bool
+		segment uint32
+		tooBig  bool
+	}{
+		{"jumbo, 1500", []Extension{jumbo}, true, 1440, false},
+		{"jumbo, 1501", []Extension{jumbo}, true, 1441, true},
+		{"no jumbo header, 1500", nil, true, 1440, false},
+		{"no jumbo header, 1501", nil, true, 1441, true},
+		{"another header, 1500", []Extension{{0, make([]byte, 6)}}, false, 1432, false},
+		{"another header, 1508", []Extension{{0, make([]byte, 6)}}, false, 1440, true},
+	} {
+		f.Extensions = c.ext
+		b := w.frame(f).Bytes()
+		if c.says0 {
+			binary.BigEndian.PutUint16(b[etherHeader+4:], 0)
+		}
+		before := w.counters()["too_big"]
+		r := w.runAs(w.progs.Ingress, b, skb{Ifindex: uint32(w.uplink), GSOSize: c.segment, GSOSegs: 2})
+		if got := w.counters()["too_big"] > before; got != c.tooBig || r.verdict != redirect {
+			t.Errorf("%s: too big: %v, want %v; verdict %d", c.what, got, c.tooBig, r.verdict)
+		}
+	}
+}
+
 // sum4 puts the right checksum into an IPv4 header without options.
 func sum4(ip []byte) {
 	binary.BigEndian.PutUint16(ip[10:], 0)
