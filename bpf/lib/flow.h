@@ -39,6 +39,14 @@ static __always_inline bool flow_reuse(struct flow *flow, __u32 index,
 	return true;
 }
 
+/* Counts a flow that had to go. `flags` are what it had; one that was reset is
+ * missed by nobody. */
+static __always_inline void count_evicted(__u32 flags)
+{
+	if (!(flags & FLOW_RST))
+		count(COUNTER_FLOW_EVICTED);
+}
+
 /* For when both lines of a hash are full: forgets one flow that they name and
  * that may go. Always returns 0. */
 __noinline int flow_make_room(__u64 hash)
@@ -46,7 +54,7 @@ __noinline int flow_make_room(__u64 hash)
 	__u64 now = bpf_ktime_get_coarse_ns();
 	struct flow_line *line = NULL;
 	struct flow *flow;
-	__u32 index, seq;
+	__u32 index, seq, flags;
 	int fate;
 
 #pragma clang loop unroll(disable)
@@ -60,11 +68,12 @@ __noinline int flow_make_room(__u64 hash)
 		if (!flow)
 			return 0;
 		seq = READ_ONCE(flow->seq);
+		flags = READ_ONCE(flow->flags);
 		fate = flow_fate(flow, now);
 		if (fate != FLOW_STAYS && flow_reuse(flow, index, seq)) {
 			flow_publish(flow);
 			if (fate == FLOW_MAY_GO)
-				count(COUNTER_FLOW_EVICTED);
+				count_evicted(flags);
 			return 0;
 		}
 	}
@@ -82,7 +91,7 @@ __u32 flow_cursor;
 __noinline __s64 flow_alloc(__u64 now)
 {
 	__u32 start = READ_ONCE(flow_cursor), index, seq;
-	__u32 oldest = 0, oldest_seq = 1;
+	__u32 oldest = 0, oldest_seq = 1, flags;
 	__u64 oldest_seen = ~0ULL;
 	struct flow *flow;
 	int fate;
@@ -106,9 +115,12 @@ __noinline __s64 flow_alloc(__u64 now)
 		}
 	}
 	flow = flow_record(oldest);
-	if (!flow || !flow_reuse(flow, oldest, oldest_seq))
+	if (!flow)
 		return -1;
-	count(COUNTER_FLOW_EVICTED);
+	flags = READ_ONCE(flow->flags);
+	if (!flow_reuse(flow, oldest, oldest_seq))
+		return -1;
+	count_evicted(flags);
 	return oldest;
 }
 

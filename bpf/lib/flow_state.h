@@ -15,10 +15,14 @@
 
 #define FLOW_FINS (FLOW_FIN_REQUEST | FLOW_FIN_REPLY)
 
+/* A reset of an established connection may be anybody's: it counts for no more
+ * than a FIN of one side. */
 static __always_inline enum flow_timeout flow_timeout_tcp(__u32 flags)
 {
 	if (flags & FLOW_RST)
-		return FLOW_TIMEOUT_TCP_RESET;
+		return flags & FLOW_ASSURED && !(flags & FLOW_FINS) ?
+			       FLOW_TIMEOUT_TCP_HALF_CLOSED :
+			       FLOW_TIMEOUT_TCP_RESET;
 	if ((flags & FLOW_FINS) == FLOW_FINS)
 		return FLOW_TIMEOUT_TCP_CLOSED;
 	if (flags & FLOW_FINS)
@@ -60,15 +64,17 @@ static __always_inline bool flow_expired(const struct flow *flow, __u64 now)
 	       config_flow_timeout_secs[which] * NSEC_PER_SEC;
 }
 
-/* Half open, or closing: goes before a new flow is refused, as nf_conntrack
- * drops early what is not assured. An established one never does. */
+/* Half open, closed or reset: goes before a new flow is refused, as
+ * nf_conntrack drops early what is not assured. An established one never does.
+ */
 static __always_inline bool flow_evictable(const struct flow *flow)
 {
 	__u32 flags = flow->flags;
 
 	if (flow->tuple[FLOW_REQUEST].protocol == IPPROTO_UDP)
 		return !(flags & FLOW_REPLIED);
-	return !(flags & FLOW_ASSURED) || (flags & FLOW_FINS) == FLOW_FINS;
+	return !(flags & FLOW_ASSURED) || flags & FLOW_RST ||
+	       (flags & FLOW_FINS) == FLOW_FINS;
 }
 
 /* Whether a new SYN (INIT) on this flow starts another connection. One on an

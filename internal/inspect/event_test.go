@@ -128,8 +128,21 @@ func TestFlowStates(t *testing.T) {
 	} {
 		f := abi.Flow{Flags: abi.FlowUsed | c.flags}
 		f.Tuple[0].Protocol = c.protocol
-		if got := flowStates()[flowTimeout(&f)]; got != c.want {
+		if got := flowState(&f); got != c.want {
 			t.Errorf("protocol %d, flags %#x: %s, want %s", c.protocol, c.flags, got, c.want)
+		}
+	}
+	const established = abi.FlowUsed | abi.FlowReplied | abi.FlowAssured
+	for flags, want := range map[uint32]abi.FlowTimeout{
+		established | abi.FlowRst:                    abi.TimeoutTCPHalfClosed,
+		established | abi.FlowRst | abi.FlowFinReply: abi.TimeoutTCPReset,
+		abi.FlowUsed | abi.FlowReplied | abi.FlowRst: abi.TimeoutTCPReset,
+		established | abi.FlowFinReply:               abi.TimeoutTCPHalfClosed,
+	} {
+		f := abi.Flow{Flags: flags}
+		f.Tuple[0].Protocol = 6
+		if got := flowTimeout(&f); got != want {
+			t.Errorf("flags %#x: timeout %v, want %v", flags, got, want)
 		}
 	}
 	timeouts := FlowTimeouts{abi.TimeoutUDPUnanswered: 30 * time.Second}

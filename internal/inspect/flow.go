@@ -62,6 +62,15 @@ func FlowStates() []string {
 	return []string{"opening", "unanswered", "answered", "established", "half-closed", "closed", "reset"}
 }
 
+// flowState names a flow's state. That it was reset is said even where it is kept
+// longer than one that certainly ended.
+func flowState(f *abi.Flow) string {
+	if f.Flags&abi.FlowRst != 0 && model.Protocol(f.Tuple[abi.FlowRequest].Protocol) == model.TCP {
+		return flowStates()[abi.TimeoutTCPReset]
+	}
+	return flowStates()[flowTimeout(f)]
+}
+
 // flowTimeout is flow_timeout of bpf/lib/flow_state.h.
 func flowTimeout(f *abi.Flow) abi.FlowTimeout {
 	const fins = abi.FlowFinRequest | abi.FlowFinReply
@@ -69,8 +78,10 @@ func flowTimeout(f *abi.Flow) abi.FlowTimeout {
 	switch model.Protocol(f.Tuple[abi.FlowRequest].Protocol) {
 	case model.TCP:
 		switch {
-		case flags&abi.FlowRst != 0:
+		case flags&abi.FlowRst != 0 && (flags&abi.FlowAssured == 0 || flags&fins != 0):
 			return abi.TimeoutTCPReset
+		case flags&abi.FlowRst != 0:
+			return abi.TimeoutTCPHalfClosed // the reset may be anybody's
 		case flags&fins == fins:
 			return abi.TimeoutTCPClosed
 		case flags&fins != 0:
@@ -122,7 +133,7 @@ func (n *Names) flow(t *maps.Tables, f *abi.Flow, now uint64, timeouts *FlowTime
 	frontend := n.party(asked.Dst, asked.Dport)
 	v := Flow{
 		Protocol:    protocolName(asked.Protocol),
-		State:       flowStates()[flowTimeout(f)],
+		State:       flowState(f),
 		Client:      n.party(asked.Src, asked.Sport),
 		Service:     n.Service(f.Service),
 		Frontend:    frontend.Address,

@@ -254,6 +254,52 @@ func TestA10StrayResetKillsNothing(t *testing.T) {
 	}
 }
 
+// A10: a reset on an established connection that is silent afterwards does not
+// cost it its place while there is another.
+func TestA10ResetConnectionKeepsItsPlace(t *testing.T) {
+	for _, s := range sides {
+		p := newPair(t, s, TCP)
+		f := opening(TCP, p.client, p.vip)
+		p.connect(f)
+		p.swap()
+		p.goes("reset", flagged(f, RST), p.first)
+		p.age(time.Minute)
+		other := opening(TCP, port(s.other, 1000), p.vip)
+		for range 2 * testFlows { // comes by every place of the table, and leaves it
+			p.in(other)
+			p.in(flagged(other, RST))
+		}
+		p.goes("data", goesOn(f), p.first)
+	}
+}
+
+// In a full table a connection that was reset is the first to go, and nobody
+// misses it.
+func TestResetConnectionGivesWay(t *testing.T) {
+	const flows = 16
+	for _, s := range sides {
+		w := newWorldOf(t, flows, datapath.PacketOptions{})
+		w.addService(&svc{
+			proto: TCP, frontends: []netip.AddrPort{port(s.vip, 80)}, flags: abi.FlagLoadBalancer,
+			endpoints: []*endpoint{{at: port(s.localPod, 8080), local: true}},
+		})
+		open := func(i uint16) Frame { return opening(TCP, port(s.client, 1000+i), port(s.vip, 80)) }
+		for i := range uint16(flows) {
+			w.read("answer", w.out(answer(w.read("request", w.in(open(i)), pass))), pass)
+			w.read("third", w.in(goesOn(open(i))), pass)
+		}
+		w.wantDrop("one too many", w.in(open(flows)), "flow_table_full")
+		w.read("reset", w.in(flagged(open(3), RST)), pass)
+		w.read("there is room", w.in(open(flows)), pass)
+		w.read("its answer", w.out(answer(Frame{Src: open(flows).Src, Dst: port(s.localPod, 8080), Proto: TCP})), pass)
+		w.read("its third", w.in(goesOn(open(flows))), pass)
+		w.wantDrop("one too many again", w.in(open(flows+1)), "flow_table_full")
+		if n := w.counters()["flow_evicted"]; n != 0 {
+			t.Errorf("IPv%d: %d flows count as evicted", s.family, n)
+		}
+	}
+}
+
 // A10: no flow begins with a reset.
 func TestA10ResetWithoutFlowIsDropped(t *testing.T) {
 	for _, s := range sides {
