@@ -203,9 +203,18 @@ static __always_inline bool answer6_headers(ctx_t *ctx,
 	       ctx_store(ctx, pkt->l3 + sizeof(ip), &h, sizeof(h), false);
 }
 
+/* The packet has been told of as refused or dropped: that it is not answered
+ * either is counted, but not the packet once more. */
+static __always_inline int unanswered(enum counter why)
+{
+	count(why);
+	return TC_ACT_SHOT;
+}
+
 /*
  * Answers a packet of TCP, UDP or SCTP with an ICMP error about it. Returns
- * what the program is to return; the packet is gone either way.
+ * what the program is to return; the packet is gone either way. Why, its caller
+ * has counted and told.
  */
 __noinline int icmp_answer(ctx_t *ctx, const struct packet *pkt, __u32 what,
 			   __u32 mtu, __u32 hook)
@@ -213,6 +222,7 @@ __noinline int icmp_answer(ctx_t *ctx, const struct packet *pkt, __u32 what,
 	__u32 quote_l4, quote, room;
 	__wsum sum = 0;
 	bool ok;
+	int done;
 
 	if (!pkt)
 		return TC_ACT_SHOT;
@@ -221,17 +231,17 @@ __noinline int icmp_answer(ctx_t *ctx, const struct packet *pkt, __u32 what,
 	if (pkt->fragment == FRAGMENT_LATER || !quote_l4)
 		return TC_ACT_SHOT;
 	if (!icmp_token())
-		return drop(COUNTER_ICMP_LIMITED);
+		return unanswered(COUNTER_ICMP_LIMITED);
 	quote = pkt->l4 - pkt->l3 + quote_l4;
 	if (!quote_sum_l4(ctx, pkt, quote_l4, &sum) ||
 	    !packet_sum(ctx, pkt->l3, pkt->l4 - pkt->l3, &sum) ||
 	    bpf_skb_change_tail(ctx, pkt->l3 + quote, 0))
-		return drop(COUNTER_REWRITE_FAILED);
+		return unanswered(COUNTER_REWRITE_FAILED);
 	room = (pkt->family == 4 ? sizeof(struct iphdr) :
 				   sizeof(struct ipv6hdr)) +
 	       sizeof(struct icmp_header);
 	if (bpf_skb_adjust_room(ctx, room, BPF_ADJ_ROOM_MAC, 0))
-		return drop(COUNTER_REWRITE_FAILED);
+		return unanswered(COUNTER_REWRITE_FAILED);
 	if (pkt->family == 4)
 		ok = answer4_headers(ctx, pkt, icmp4_header(what, mtu), quote,
 				     sum);
@@ -239,9 +249,10 @@ __noinline int icmp_answer(ctx_t *ctx, const struct packet *pkt, __u32 what,
 		ok = answer6_headers(ctx, pkt, icmp6_header(what, mtu), quote,
 				     sum);
 	if (!ok)
-		return drop(COUNTER_REWRITE_FAILED);
+		return unanswered(COUNTER_REWRITE_FAILED);
 	count(COUNTER_ICMP_SENT);
-	return turn_around(ctx, hook);
+	done = turn_around(ctx, hook);
+	return done < DROP_BASE ? done : unanswered(done - DROP_BASE);
 }
 
 #endif

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/beeline-net/beeline/internal/abi"
 	"github.com/beeline-net/beeline/internal/datapath"
 	"github.com/beeline-net/beeline/internal/maps"
@@ -137,9 +139,8 @@ func TestListenersHearOfRefusalsAndDrops(t *testing.T) {
 			w.in(c.frame)
 			var got []abi.Event
 			for _, e := range a.heard() {
-				// The flow of a packet that then is dropped is told, too; and
-				// that an answer was too many.
-				if abi.EventKind(e.Kind) != abi.EventFlow && abi.Counter(e.Reason).String() != "icmp_limited" {
+				// The flow of a packet that then is dropped is told, too.
+				if abi.EventKind(e.Kind) != abi.EventFlow {
 					got = append(got, e)
 				}
 			}
@@ -157,6 +158,55 @@ func TestListenersHearOfRefusalsAndDrops(t *testing.T) {
 			if n := refusals[abi.ServiceRefusal{Service: c.service, Reason: e.Reason}]; n != 1 {
 				t.Errorf("%s: counted %d times: %v", c.reason, n, refusals)
 			}
+		}
+	}
+}
+
+// A packet that is not answered because too many were is refused once: for the
+// reason that it has.
+func TestWhatIsNotAnsweredIsRefusedOnce(t *testing.T) {
+	const times = 20
+	for _, s := range sides {
+		w := newWorld(t, datapath.PacketOptions{ServiceCounts: true, ICMPRate: 1, ICMPBurst: 1})
+		a := w.audience()
+		empty := &svc{proto: UDP, frontends: []netip.AddrPort{port(s.vip, 80)}, flags: abi.FlagLoadBalancer}
+		away := &svc{
+			proto: UDP, frontends: []netip.AddrPort{port(s.vip, 81)}, flags: abi.FlagLoadBalancer,
+			endpoints: []*endpoint{{at: port(s.remotePod, 53)}},
+		}
+		w.addService(empty)
+		w.addService(away)
+		refused := opening(UDP, port(s.client, 40000), port(s.vip, 80))
+		late := opening(UDP, port(s.client, 40000), port(s.vip, 81))
+		w.read("small enough and early", w.in(late), redirect)
+		big := late
+		late.TTL, big.DontFrag, big.Payload = 1, s.family == 4, make([]byte, 1600)
+		for range times {
+			w.in(refused)
+			w.in(late)
+			w.in(big)
+		}
+		heard := map[string]int{}
+		for _, e := range a.heard() {
+			if abi.EventKind(e.Kind) != abi.EventFlow {
+				heard[abi.Counter(e.Reason).String()]++
+			}
+		}
+		want := map[string]int{"no_backend": times, "ttl_expired": times, "too_big": times}
+		if diff := cmp.Diff(want, heard); diff != "" {
+			t.Errorf("IPv%d: events: -want +got\n%s", s.family, diff)
+		}
+		refusals, err := a.tables.Traffic.Refusals()
+		check(t, err)
+		counted := map[string]int{}
+		for r, n := range refusals {
+			counted[abi.Counter(r.Reason).String()] += int(n)
+		}
+		if diff := cmp.Diff(want, counted); diff != "" {
+			t.Errorf("IPv%d: counted to Services: -want +got\n%s", s.family, diff)
+		}
+		if c := w.counters(); c["icmp_limited"]+c["icmp_sent"] != 3*times || c["icmp_limited"] == 0 {
+			t.Errorf("IPv%d: counters %v", s.family, c)
 		}
 	}
 }
