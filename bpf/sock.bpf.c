@@ -111,6 +111,7 @@ static __always_inline enum verdict sock_choose(struct bpf_sock_addr *ctx,
 	enum set_kind kind =
 		f->flags & FRONTEND_INTERNAL_LOCAL ? SET_LOCAL : SET_CLUSTER;
 	struct affinity_key client = {};
+	enum verdict v;
 
 	if (f->flags & FRONTEND_ADDRESS) {
 		choice->service = f->service;
@@ -123,7 +124,10 @@ static __always_inline enum verdict sock_choose(struct bpf_sock_addr *ctx,
 		client.client.word[2] = cookie >> 32;
 		client.client.word[3] = cookie;
 	}
-	return lb_choose(f, kind, &client, choice);
+	v = lb_choose(f, kind, &client, choice);
+	if (v == VERDICT_BACKEND)
+		lb_pin(&client, choice);
+	return v;
 }
 
 static __always_inline void

@@ -24,6 +24,7 @@ enum outcome {
 struct balanced {
 	struct flow_tuple to;
 	struct lb_choice choice;
+	struct affinity_key client;
 	struct ip_addr source; /* what the backend is to see, if source_nat */
 	__u32 flags;	       /* enum flow_flag */
 	__u8 source_nat;
@@ -63,13 +64,15 @@ static __always_inline int not_ours(enum trace_stage why)
 	return OUTCOME_PASS;
 }
 
-/* Picks a backend by the frontend's rules. TRANSLATE: `choice` is filled in. */
+/* Picks a backend by the frontend's rules. TRANSLATE: out->choice is filled
+ * in. */
 static __noinline int balance_pick(const struct packet *pkt,
 				   const struct frontend *f, enum scope scope,
-				   struct lb_choice *choice)
+				   struct balanced *out)
 {
-	struct affinity_key client = { .client = pkt->tuple.src };
+	struct lb_choice *choice = &out->choice;
 
+	out->client.client = pkt->tuple.src;
 	choice->service = f->service;
 	if (f->flags & FRONTEND_ADDRESS) {
 		lb_refuse(choice, COUNTER_UNKNOWN_PORT, VERDICT_REJECT);
@@ -83,7 +86,7 @@ static __noinline int balance_pick(const struct packet *pkt,
 	/* The end of a connection that nobody remembers begins none. */
 	if (pkt->signal & SIGNAL_RST)
 		return refuse_silently(choice, COUNTER_FLOW_STRAY);
-	switch (lb_choose(f, policy_set(f, scope), &client, choice)) {
+	switch (lb_choose(f, policy_set(f, scope), &out->client, choice)) {
 	case VERDICT_BACKEND:
 		return OUTCOME_TRANSLATE;
 	case VERDICT_REJECT:
@@ -200,7 +203,7 @@ __noinline int balance(ctx_t *ctx, const struct packet *pkt,
 	}
 	scope = client_scope(pkt);
 	trace_frontend(f, scope, policy_set(f, scope));
-	outcome = balance_pick(pkt, f, scope, choice);
+	outcome = balance_pick(pkt, f, scope, out);
 	if (outcome != OUTCOME_TRANSLATE)
 		return outcome;
 	out->source_nat =
@@ -246,6 +249,8 @@ __noinline int balance_open(const struct packet *pkt, struct balanced *out)
 		outcome = OUTCOME_DROP;
 	else
 		trace_stage(TRACE_TRANSLATED);
+	if (outcome == OUTCOME_TRANSLATE)
+		lb_pin(&out->client, &out->choice);
 	if (!config_dry_run)
 		flow_let_go(line);
 	return outcome;

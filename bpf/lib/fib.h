@@ -35,21 +35,26 @@ static __always_inline bool has_jumbo_header(const ctx_t *ctx,
 	       !len;
 }
 
-/* Length of the packet, or of the largest one that it will be cut into. */
-static __always_inline __u16 wire_len(const ctx_t *ctx,
-				      const struct packet *pkt)
+/* Length of the largest packet that this one will be cut into. Not inlined:
+ * there are two places that ask. */
+static __noinline __u32 segment_len(const ctx_t *ctx, const struct packet *pkt)
 {
 	__u32 header = 8; /* UDP */
 	__u8 offset;
 
-	if (!ctx->gso_size)
-		return pkt->end - pkt->l3;
 	if (pkt->tuple.protocol == IPPROTO_TCP &&
 	    ctx_load(ctx, pkt->l4 + 12, &offset, sizeof(offset)))
 		header = (offset >> 4) * 4;
 	if (has_jumbo_header(ctx, pkt))
 		header -= JUMBO_HLEN;
 	return pkt->l4 - pkt->l3 + header + ctx->gso_size;
+}
+
+/* Length of the packet, or of the largest one that it will be cut into. */
+static __always_inline __u16 wire_len(const ctx_t *ctx,
+				      const struct packet *pkt)
+{
+	return ctx->gso_size ? segment_len(ctx, pkt) : pkt->end - pkt->l3;
 }
 
 /* Asks the routes about a packet from src to dst. On WAY_REDIRECT `fib` holds

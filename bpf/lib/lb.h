@@ -27,6 +27,7 @@ struct lb_choice {
 	__u32 generation;
 	__u32 reason; /* enum counter: why there is no backend */
 	__u8 local;   /* 1 if the backend runs on this node */
+	__u8 sticky;  /* 1 if the client is to be pinned to it */
 };
 
 static __always_inline enum verdict
@@ -116,31 +117,37 @@ stale:
 }
 
 /* Chooses a backend of frontend `f` from the set of the given kind. `client`
- * is who asks, for session affinity; its service field is filled in here. */
+ * is who asks, for session affinity; its service field is filled in here.
+ * lb_pin() is for who is served. */
 static __always_inline enum verdict lb_choose(const struct frontend *f,
 					      enum set_kind kind,
 					      struct affinity_key *client,
 					      struct lb_choice *out)
 {
 	__u32 service = f->service;
-	enum verdict v;
 	__s64 pinned;
-	__u64 now;
 
 	out->service = service;
+	out->sticky = !!f->affinity_secs;
 	if (likely(!f->affinity_secs))
 		return set_pick(SET_OF(service, kind), service, out);
 
-	now = bpf_ktime_get_coarse_ns();
 	client->service = service;
-	pinned = affinity_lookup(client, kind, f->affinity_secs, now);
+	pinned = affinity_lookup(client, kind, f->affinity_secs,
+				 bpf_ktime_get_coarse_ns());
 	if (pinned >= 0 && backend_take(pinned, service, out))
-		v = VERDICT_BACKEND;
-	else
-		v = set_pick(SET_OF(service, kind), service, out);
-	if (v == VERDICT_BACKEND)
-		affinity_update(client, out->backend, out->generation, now);
-	return v;
+		return VERDICT_BACKEND;
+	return set_pick(SET_OF(service, kind), service, out);
+}
+
+/* Pins a client to the backend that serves it, if its Service wants that. Not
+ * one that is refused after all, or whose flow another CPU has made. */
+static __always_inline void lb_pin(const struct affinity_key *client,
+				   const struct lb_choice *choice)
+{
+	if (unlikely(choice->sticky))
+		affinity_update(client, choice->backend, choice->generation,
+				bpf_ktime_get_coarse_ns());
 }
 
 #endif

@@ -292,6 +292,29 @@ func TestAffinityKeepsTheBackend(t *testing.T) {
 	}
 }
 
+// Who was refused is pinned to nothing.
+func TestAffinityOfARefusedFlow(t *testing.T) {
+	for _, s := range sides {
+		w := newWorld(t, datapath.PacketOptions{SNATPorts: [2]uint16{6400, 6400}})
+		w.service = ^uint32(0) // the next is 0, a Service like others
+		service := &svc{
+			proto: TCP, frontends: []netip.AddrPort{port(s.vip, 80)}, flags: abi.FlagLoadBalancer, affinity: 100,
+			endpoints: []*endpoint{{at: port(s.remotePod, 1)}},
+		}
+		w.addService(service)
+		pinned := func(client netip.Addr) bool {
+			var pin abi.Affinity
+			err := w.maps[abi.MapAffinities].Lookup(abi.AffinityKey{Client: abi.Addr(client), Service: service.index}, &pin)
+			return err == nil && pin.Backend == service.endpoints[0].index
+		}
+		w.read("the first", w.in(opening(TCP, port(s.client, 40000), port(s.vip, 80))), redirect)
+		w.wantDrop("the second", w.in(opening(TCP, port(s.other, 40000), port(s.vip, 80))), "snat_no_port")
+		if !pinned(s.client) || pinned(s.other) {
+			t.Errorf("IPv%d: pinned: the first %v, the second %v", s.family, pinned(s.client), pinned(s.other))
+		}
+	}
+}
+
 func TestEcho(t *testing.T) {
 	for _, s := range sides {
 		for _, c := range []struct {
