@@ -281,18 +281,28 @@ func (e *explainer) askPackets() *Path {
 		p.answer.Steps = append(p.answer.Steps, "ClusterIPs are closed to clients outside")
 	}
 	e.keepClient(&p.answer)
-	if r, ok := e.unassigned(); ok && p.answer.Frontend == nil && p.answer.Verdict == oracle.Pass {
-		p.answer.Verdict = oracle.Drop
-		p.answer.Steps = append(p.answer.Steps, fmt.Sprintf("the address is in the Service range %v, and no Service has it: dropped", r))
+	if k.Direction == "egress" {
+		e.leave(p)
 	}
-	p.Steps = p.answer.Steps
 	if k.Run != nil {
 		p.AnsweredBy = "program " + k.Run.Program + " (tag " + k.Run.Tag + ") in a dry run on the live tables, as on " + k.Direction + " of " + k.Device + "; and the oracle"
 		e.compare(p)
 		p.answer.Verdict = k.Run.Verdict
 	}
-	p.Verdict = p.answer.Verdict.String()
+	if k.Direction != "egress" {
+		e.leave(p)
+	}
+	p.Steps, p.Verdict = p.answer.Steps, p.answer.Verdict.String()
 	return p
+}
+
+// leave drops what would leave the node for an address that only a Service could
+// have. A run on the way in knows nothing of that yet.
+func (e *explainer) leave(p *Path) {
+	if r, ok := e.unassigned(); ok && p.answer.Frontend == nil && p.answer.Verdict == oracle.Pass {
+		p.answer.Verdict = oracle.Drop
+		p.answer.Steps = append(p.answer.Steps, fmt.Sprintf("the address is in the Service range %v, and no Service has it: dropped where it would leave the node", r))
+	}
 }
 
 // unassigned returns the Service range that the target is in, if no Service has its

@@ -54,6 +54,8 @@ func TestExplainOfOtherWays(t *testing.T) {
 
 	n.start("--packet-path", "--cluster-cidr", "10.244.0.0/16")
 	t.Run("the sockets are balanced", func(t *testing.T) { asked(t, access[0].addr, explain.Translated, "") })
+	// Somewhere a packet to nobody's address would go, were it not dropped.
+	check(t, n.NS.Route("10.96.99.0/24", outside.V4.String()))
 	t.Run("an address of the Service range", func(t *testing.T) { asked(t, "10.96.99.99:80", explain.UnassignedAddress, "") })
 	check(t, n.stop())
 
