@@ -44,6 +44,14 @@ func (r *runner) proxyFlags(cmd *cobra.Command, proxy cluster.Proxy) {
 	cmd.Flags().StringArrayVar(&r.cfg.AgentArgs, "agent-arg", nil, "an argument for Beeline's agent beyond those in its manifest")
 }
 
+// defaultProxy gives a command the default that it has declared: the commands
+// share the value, and the last one that was declared has left its own there.
+func (r *runner) defaultProxy(cmd *cobra.Command) {
+	if f := cmd.Flags().Lookup("proxy"); f != nil && !f.Changed {
+		r.proxy = f.DefValue
+	}
+}
+
 // nameCluster gives a cluster without a name its default, so that an experiment
 // does not meet a cluster that was left running.
 func (r *runner) nameCluster(cmd *cobra.Command) {

@@ -53,14 +53,21 @@ of a cluster has an uplink. Needs root.`,
 		SilenceUsage: true, SilenceErrors: true,
 		TraverseChildren: true, // our flags go before "kubectl", what follows is its own
 	}
-	r := &runner{log: log}
-	root.PersistentFlags().StringVar(&r.tree, "tree", "", "Beeline's work tree (default: that around the current folder)")
-	root.PersistentFlags().StringVar(&r.cfg.Name, "name", "", "name of the cluster (default: main; that of the command for experiment, opt-out, conformance, bench, takeover and helm)")
-	root.PersistentPreRun = func(cmd *cobra.Command, _ []string) { r.nameCluster(cmd) }
-	root.AddCommand(r.newPrepare(), r.newUp(), r.newServe(), r.newDown(), r.newKubectl(), r.newNode(), r.newExperiment(), r.newOptOut(),
-		r.newConformance(), r.newConformancePage(), r.newBench(), r.newBenchControlPlane(), r.newBenchPage(), r.newTakeover(), r.newHelm())
+	addCommands(root, &runner{log: log})
 	root.AddCommand(hiddenBoxCommands(log)...)
 	return root
+}
+
+// addCommands adds what users run.
+func addCommands(root *cobra.Command, r *runner) {
+	root.PersistentFlags().StringVar(&r.tree, "tree", "", "Beeline's work tree (default: that around the current folder)")
+	root.PersistentFlags().StringVar(&r.cfg.Name, "name", "", "name of the cluster (default: main; that of the command for experiment, opt-out, conformance, bench, takeover and helm)")
+	root.PersistentPreRun = func(cmd *cobra.Command, _ []string) {
+		r.nameCluster(cmd)
+		r.defaultProxy(cmd)
+	}
+	root.AddCommand(r.newPrepare(), r.newUp(), r.newServe(), r.newDown(), r.newKubectl(), r.newNode(), r.newExperiment(), r.newOptOut(),
+		r.newConformance(), r.newConformancePage(), r.newBench(), r.newBenchControlPlane(), r.newBenchPage(), r.newTakeover(), r.newHelm())
 }
 
 // hiddenBoxCommands are what this executable does as a box's first process.
